@@ -1,0 +1,84 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+PYTHON ?= python3
+SEEDS ?= 300
+SEED ?=
+
+BIN := .venv/bin
+PY := $(BIN)/python
+PYTEST := $(PY) -m pytest
+STAMP := .venv/.stamp
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: $(STAMP) ## make .venv with everything that development needs
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and \
+		f"perdure needs Python 3.11 or newer; $(PYTHON) is {v}. Try: make setup PYTHON=python3.11")'
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@echo "installing into .venv"
+	@# pip's exit code counts; only its remarks about package folders that are not there are dropped
+	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' 2>&1 \
+		| sed '/^WARNING: Location .* is ignored/d'
+	@touch $@
+
+.PHONY: fmt
+fmt: $(STAMP) ## format the code and apply the safe fixes
+	@$(BIN)/ruff check --fix-only --quiet
+	@$(BIN)/ruff format
+
+.PHONY: lint
+lint: $(STAMP) ## formatting and style
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+
+.PHONY: types
+types: $(STAMP) ## mypy --strict
+	@$(BIN)/mypy
+
+.PHONY: layers
+layers: $(STAMP) ## who may import whom
+	@$(BIN)/lint-imports
+
+.PHONY: size
+size: $(STAMP) ## files and functions stay small
+	@$(PY) tools/check_size.py
+
+.PHONY: test
+test: $(STAMP) ## every test but those of the next three targets
+	@$(PYTEST) -n 2 -m "not crash and not sim" --ignore=tests/examples
+
+.PHONY: crash
+crash: $(STAMP) ## kill real processes, restart them, compare
+	@$(PYTEST) tests/crash
+
+.PHONY: sim
+sim: $(STAMP) ## simulate SEEDS=300 seeds, or one: SEED=17
+	@PERDURE_SIM_SEEDS=$(SEEDS) $(if $(SEED),PERDURE_SIM_SEED=$(SEED)) $(PYTEST) tests/sim
+
+.PHONY: examples
+examples: $(STAMP) ## run the examples and compare what they print
+	@$(PYTEST) tests/examples
+
+.PHONY: demo
+demo: $(STAMP) ## see a run survive a kill
+	@$(PY) examples/census/demo.py
+
+.PHONY: bench
+bench: $(STAMP) ## measure
+	@$(PY) bench/run.py
+
+.PHONY: check
+check: lint types layers size test crash sim examples ## all that CI runs, in its order
+
+.PHONY: clean
+clean: ## remove .venv, builds and caches; measurements in .bench stay
+	@rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -not -path './.bench/*' -prune -exec rm -rf {} +

@@ -1,0 +1,48 @@
+"""
+perdure: durable execution for Python.
+
+Runs of workflows survive crashes, deploys and months of waiting, in one SQLite file.
+"""
+
+from perdure.app import App
+from perdure.client.handle import RunHandle
+from perdure.client.view import RunEvent, RunInfo
+from perdure.codec.payload import Codec, Compressed
+from perdure.engine.combine import MapResult
+from perdure.engine.context import Child, Context
+from perdure.engine.current import StepInfo, current_step
+from perdure.engine.definition import Step, Workflow
+from perdure.engine.threaded import SyncContext
+from perdure.errors import PerdureError, RetryAfter, Terminal
+from perdure.model.limits import Limits
+from perdure.model.retry import Retry
+from perdure.model.run import RunFilter
+from perdure.model.status import Status
+from perdure.store.batch import Transaction
+from perdure.worker.options import WorkerOptions
+
+__all__ = [
+    "App",
+    "Child",
+    "Codec",
+    "Compressed",
+    "Context",
+    "Limits",
+    "MapResult",
+    "PerdureError",
+    "Retry",
+    "RetryAfter",
+    "RunEvent",
+    "RunFilter",
+    "RunHandle",
+    "RunInfo",
+    "Status",
+    "Step",
+    "StepInfo",
+    "SyncContext",
+    "Terminal",
+    "Transaction",
+    "WorkerOptions",
+    "Workflow",
+    "current_step",
+]

@@ -1,0 +1,293 @@
+"""The app: the one place that joins store, engine, worker and client. No globals."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, overload
+
+from perdure.client.client import Client
+from perdure.client.handle import RunHandle
+from perdure.clock import Clock, SystemClock
+from perdure.codec.payload import Codec, Payloads
+from perdure.engine.context import Context, Takes0, Takes1, Takes2
+from perdure.engine.definition import Registry, Step, StepOptions, Workflow, WorkflowOptions
+from perdure.engine.threaded import SyncContext
+from perdure.errors import InvalidOption, StoreClosed
+from perdure.model.limits import Limits
+from perdure.store.batch import Probe
+from perdure.store.changes import Changes
+from perdure.store.sqlite import SqliteStore
+from perdure.worker.options import WorkerOptions
+from perdure.worker.worker import Worker
+
+P = ParamSpec("P")
+R = TypeVar("R")
+A = TypeVar("A")
+B = TypeVar("B")
+Synchronous = Literal["FULL", "NORMAL"]
+
+
+class StepDecorator(Protocol):
+    """What ``@app.step(…)`` applies to the function."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Step[P, R]: ...
+
+
+class WorkflowDecorator(Protocol):
+    """What ``@app.workflow(…)`` applies to the function."""
+
+    @overload
+    def __call__(self, fn: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[SyncContext, P], R], /) -> Workflow[P, R]: ...
+
+
+class App:
+    """
+    Workflows, and the database that their runs live in.
+
+    ``async with app:`` opens the database and drives runs in this process until the block ends;
+    ``async with app.connected():`` opens it only to start, watch and steer runs that other processes drive.
+
+    Args:
+        url: ``sqlite:///orders.db`` (relative), ``sqlite:////var/lib/orders.db`` (absolute), or
+            ``sqlite://`` for a database in memory that ends with the app.
+        worker: How the worker of this process behaves.
+        limits: Largest payloads, longest histories.
+        codec: Compression or encryption of all payloads.
+        synchronous: "FULL": a commit survives a power cut. "NORMAL": it survives the process only; faster.
+        clock, changes, inline_only, probe: For tests and simulations.
+    """
+
+    def __init__(
+        self,
+        url: str = "sqlite:///perdure.db",
+        *,
+        worker: WorkerOptions | None = None,
+        limits: Limits | None = None,
+        codec: Codec | None = None,
+        synchronous: Synchronous = "FULL",
+        clock: Clock | None = None,
+        changes: Changes | None = None,
+        inline_only: bool = False,
+        probe: Probe | None = None,
+    ) -> None:
+        self.url = url
+        self.limits = limits or Limits()
+        self.worker_options = worker or WorkerOptions()
+        self.registry = Registry()
+        self._path = sqlite_path(url)
+        self._clock = clock or SystemClock()
+        self._payloads = Payloads(codec, self.limits)
+        self._synchronous: Synchronous = synchronous
+        self._changes = changes
+        self._inline_only = inline_only
+        self._probe = probe
+        self._client: Client | None = None
+        self._worker: Worker | None = None
+
+    @classmethod
+    def from_env(cls, **options: Any) -> Self:
+        """
+        An app configured by the environment.
+
+        PERDURE_URL is the database, PERDURE_SYNCHRONOUS is FULL or NORMAL, PERDURE_CONCURRENCY,
+        PERDURE_THREADS and PERDURE_LEASE (seconds) are the worker's.
+
+        Args:
+            options: As for `App`; they win over the environment.
+        """
+        read = os.environ.get
+        worker: dict[str, Any] = {}
+        for variable, option, kind in (
+            ("PERDURE_CONCURRENCY", "concurrency", int), ("PERDURE_THREADS", "threads", int), ("PERDURE_LEASE", "lease", float),
+        ):  # fmt: skip
+            if text := read(variable):
+                try:
+                    worker[option] = kind(text)
+                except ValueError:
+                    raise InvalidOption(variable, f"{text!r} is not a number") from None
+        found: dict[str, Any] = {"url": read("PERDURE_URL", "sqlite:///perdure.db"), "worker": WorkerOptions(**worker)}
+        if text := read("PERDURE_SYNCHRONOUS"):
+            found["synchronous"] = text.upper()
+        return cls(**(found | options))
+
+    # ------------------------------------------------------------------------------------ defining
+    @overload
+    def step(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+    @overload
+    def step(self, fn: Callable[P, R], /) -> Step[P, R]: ...
+    @overload
+    def step(self, /, **options: Any) -> StepDecorator: ...
+    def step(self, fn: Any = None, /, **options: Any) -> Any:
+        """
+        Make a function a step: ``@app.step`` or ``@app.step(retry=Retry(max_attempts=5), timeout=30)``.
+
+        The function stays callable as it is.
+
+        Args:
+            options: Fields of `StepOptions`.
+        """
+        settings = StepOptions().changed(**options)
+        return Step(fn, settings) if fn is not None else lambda fn: Step(fn, settings)
+
+    @overload
+    def workflow(self, fn: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def workflow(self, fn: Callable[Concatenate[SyncContext, P], R], /) -> Workflow[P, R]: ...
+    @overload
+    def workflow(self, /, **options: Any) -> WorkflowDecorator: ...
+    def workflow(self, fn: Any = None, /, **options: Any) -> Any:
+        """
+        Register a workflow: ``@app.workflow`` or ``@app.workflow(name="checkout", timeout=3600)``.
+
+        The function takes the context first, `Context` in a coroutine function and `SyncContext` in a plain
+        one, then its input.
+
+        Args:
+            options: Fields of `WorkflowOptions`.
+
+        Raises:
+            DuplicateName: Another workflow of this app has the name.
+        """
+        try:
+            settings = WorkflowOptions(**options)
+        except TypeError as error:
+            option = "workflow options"
+            raise InvalidOption(option, str(error)) from None
+
+        def register(fn: Any) -> Workflow[..., Any]:
+            workflow: Workflow[..., Any] = Workflow(fn, settings)
+            self.registry.add(workflow)
+            return workflow
+
+        return register(fn) if fn is not None else register
+
+    # ---------------------------------------------------------------------------------------- life
+    async def __aenter__(self) -> Self:
+        """Open the database and start a worker in this process."""
+        client = self._open()
+        self._worker = Worker(
+            client.store, clock=self._clock, payloads=self._payloads, registry=self.registry, limits=self.limits,
+            options=self.worker_options,
+        )  # fmt: skip
+        try:
+            await self._worker.start()
+        except BaseException:
+            await self._close()
+            raise
+        client.adopter = self._worker
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the worker leave, and close the database."""
+        await self._close()
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Self]:
+        """Open the database without a worker: to start, watch and steer runs that others drive."""
+        self._open()
+        try:
+            yield self
+        finally:
+            await self._close()
+
+    def _open(self) -> Client:
+        if self._client is not None:
+            option = "app"
+            raise InvalidOption(option, "it is open already; use one App per block")
+        store = SqliteStore(
+            self._path, clock=self._clock, limits=self.limits, synchronous=self._synchronous,
+            inline_only=self._inline_only, changes=self._changes, probe=self._probe,
+        )  # fmt: skip
+        store.open()
+        self._client = Client(
+            store, clock=self._clock, payloads=self._payloads, registry=self.registry, limits=self.limits
+        )
+        return self._client
+
+    async def _close(self) -> None:
+        worker, self._worker = self._worker, None
+        client, self._client = self._client, None
+        try:
+            if worker is not None:
+                await worker.stop()
+        finally:
+            if client is not None:
+                await client.store.close()
+
+    @property
+    def client(self) -> Client:
+        """
+        What callers ask of the open database.
+
+        Raises:
+            StoreClosed: The app is not open.
+        """
+        if self._client is None:
+            problem = "The app is not open: use `async with app:` or `async with app.connected():`."
+            raise StoreClosed(problem)
+        return self._client
+
+    @property
+    def worker(self) -> Worker | None:
+        """The worker of this process, while there is one."""
+        return self._worker
+
+    # ------------------------------------------------------------------------------------- callers
+    @overload
+    async def start(
+        self, workflow: Takes0[R], /, *, id: str | None = ..., tags: Iterable[str] = ...,
+        timeout: float | timedelta | None = ..., delay: float | timedelta = ...,
+    ) -> RunHandle[R]: ...  # fmt: skip
+    @overload
+    async def start(
+        self, workflow: Takes1[A, R], a: A, /, *, id: str | None = ..., tags: Iterable[str] = ...,
+        timeout: float | timedelta | None = ..., delay: float | timedelta = ...,
+    ) -> RunHandle[R]: ...  # fmt: skip
+    @overload
+    async def start(
+        self, workflow: Takes2[A, B, R], a: A, b: B, /, *, id: str | None = ..., tags: Iterable[str] = ...,
+        timeout: float | timedelta | None = ..., delay: float | timedelta = ...,
+    ) -> RunHandle[R]: ...  # fmt: skip
+    @overload
+    async def start(self, workflow: str, /, *args: Any, **options: Any) -> RunHandle[Any]: ...
+    async def start(self, workflow: Any, /, *args: Any, **options: Any) -> RunHandle[Any]:
+        """See `Client.start`; the input follows the workflow."""
+        return await self.client.start(workflow, args, **options)
+
+    def handle(self, run_id: str, workflow: Any = None) -> RunHandle[Any]:
+        """See `Client.handle`."""
+        return self.client.handle(run_id, workflow)
+
+    async def signal(self, run_id: str, name: str, data: Any = None, *, key: str | None = None) -> bool:
+        """See `Client.signal`."""
+        return await self.client.signal(run_id, name, data, key=key)
+
+    async def cancel(self, run_id: str, reason: str = "") -> None:
+        """See `Client.cancel`."""
+        await self.client.cancel(run_id, reason)
+
+
+def sqlite_path(url: str) -> str:
+    """
+    The file that a URL names; ":memory:" for none.
+
+    Raises:
+        InvalidOption: Not a URL of SQLite.
+    """
+    scheme, found, rest = url.partition("://")
+    if not found or scheme != "sqlite":
+        option = "url"
+        raise InvalidOption(option, f"{url!r} is none that perdure knows; write sqlite:///file.db")
+    path = rest.removeprefix("/")
+    return path if path not in {"", ":memory:"} else ":memory:"

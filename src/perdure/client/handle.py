@@ -1,0 +1,131 @@
+"""A handle on one run: wait for its result, follow its journal."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from perdure.client.view import RunEvent, RunInfo, run_event, run_info
+from perdure.codec.failure import decode_error
+from perdure.codec.value import TypeCodec
+from perdure.errors import RunCancelled, RunFailed, RunNotFound
+from perdure.model.entry import Entry
+from perdure.model.run import RunRow
+from perdure.model.status import Status
+from perdure.store.load import resolve
+
+if TYPE_CHECKING:
+    from perdure.client.client import Client
+
+R = TypeVar("R")
+PAGE = 500
+
+
+class RunHandle(Generic[R]):
+    """
+    A run, by its id. Handles hold nothing open; make as many as you like.
+
+    Attributes:
+        id: The run's id.
+    """
+
+    def __init__(self, client: Client, run_id: str, returns: TypeCodec) -> None:
+        self.id = run_id
+        self._client = client
+        self._returns = returns
+
+    def __repr__(self) -> str:
+        return f"<run {self.id}>"
+
+    async def info(self) -> RunInfo:
+        """
+        How the run stands now.
+
+        Raises:
+            RunNotFound: There is no run with this id.
+        """
+        return run_info(await self._row())
+
+    async def result(self) -> R:
+        """
+        Wait for the run to end.
+
+        Returns:
+            What its workflow returned, as its declared type.
+
+        Raises:
+            RunFailed: It failed; its error is in ``cause``.
+            RunCancelled: It was cancelled.
+            RunNotFound: There is no run with this id.
+        """
+        row = await self._finished()
+        if row.status == Status.COMPLETED:
+            text = await self._text(row.output or "null")
+            value: R = self._returns.decode(text, f"The result of run {self.id!r}")
+            return value
+        error = decode_error(await self._text(row.error or "null"))
+        if row.status == Status.CANCELLED:
+            raise error if isinstance(error, RunCancelled) else RunCancelled(self.id)
+        raise RunFailed(self.id, error)
+
+    async def events(self, *, after: int = 0, follow: bool = True) -> AsyncIterator[RunEvent]:
+        """
+        The run's journal, entry by entry.
+
+        Args:
+            after: Begin behind the entry with this seq.
+            follow: Go on with new entries until the run has ended; otherwise stop at the last one there is.
+        """
+        store, payloads = self._client.store, self._client.payloads
+        number = (await self._row()).number
+        while True:
+            waiter = store.changes.watch(number)
+            try:
+                finished = (await self._row()).finished
+                rows = await store.rows("entries", number, after, PAGE)
+                for row in rows:
+                    entry = Entry(*row)
+                    if entry.data:
+                        entry = entry._replace(data=await resolve(store, entry.data))
+                    after = entry.seq
+                    yield run_event(entry, payloads)
+                if len(rows) == PAGE:
+                    continue
+                if finished or not follow:
+                    return
+                self._client.store.start_polling()
+                await waiter
+            finally:
+                waiter.cancel()
+
+    async def _finished(self) -> RunRow:
+        row = await self._row()
+        while not row.finished:
+            waiter = self._client.store.changes.watch(row.number)
+            try:
+                row = await self._row()
+                if row.finished:
+                    break
+                self._client.store.start_polling()
+                await waiter
+            finally:
+                waiter.cancel()
+            row = await self._row()
+        return row
+
+    async def _row(self) -> RunRow:
+        rows = await self._client.store.rows("run_by_id", self.id)
+        if not rows:
+            raise RunNotFound(self.id)
+        return RunRow(*rows[0])
+
+    async def _text(self, stored: str) -> str:
+        return self._client.payloads.open(await resolve(self._client.store, stored))
+
+    async def signal(self, name: str, data: Any = None, *, key: str | None = None) -> bool:
+        """See `Client.signal`."""
+        return await self._client.signal(self.id, name, data, key=key)
+
+    async def cancel(self, reason: str = "") -> None:
+        """See `Client.cancel`."""
+        await self._client.cancel(self.id, reason)

@@ -1,0 +1,141 @@
+"""Runs, entries and workers as callers see them: times as datetimes, payloads as plain data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from perdure.clock import to_datetime
+from perdure.codec.payload import Payloads
+from perdure.codec.value import codec_for
+from perdure.model.entry import Entry
+from perdure.model.run import RunRow, WorkerRow
+from perdure.model.status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """
+    A run at one moment.
+
+    Attributes:
+        number: Its number in the database; lists are ordered and continued by it.
+        generation: 1, and one more with each rerun.
+        due_at: When a worker should go on with it; None while one does, and while it waits for others.
+        waiting_for: Topics whose messages make it due, such as "signal:approval" and "child:order-7/bill".
+        reason: Why it is paused: its code, its message and the time.
+        parent, root: Numbers of the run that started it and of the first of its tree.
+        takeovers: Times in a row that its worker died without progress of the run.
+    """
+
+    id: str
+    number: int
+    workflow: str
+    status: Status
+    generation: int
+    owner: int | None
+    parent: int | None
+    root: int | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    deadline_at: datetime | None
+    due_at: datetime | None
+    waiting_for: list[str]
+    reason: dict[str, Any] | None
+    takeovers: int
+    forked_from: str | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended in this generation."""
+        return self.finished_at is not None
+
+
+def run_info(row: RunRow) -> RunInfo:
+    """A stored run for callers."""
+    return RunInfo(
+        id=row.id,
+        number=row.number,
+        workflow=row.workflow,
+        status=Status(row.status),
+        generation=row.generation,
+        owner=row.owner,
+        parent=row.parent,
+        root=row.root,
+        created_at=to_datetime(row.created_at),
+        started_at=_time(row.started_at),
+        finished_at=_time(row.finished_at),
+        deadline_at=_time(row.deadline_at),
+        due_at=_time(row.due_at),
+        waiting_for=json.loads(row.waiting_for) if row.waiting_for else [],
+        reason=json.loads(row.reason) if row.reason else None,
+        takeovers=row.takeovers,
+        forked_from=row.forked_from,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """
+    One journal entry.
+
+    Attributes:
+        seq: Its position; pass it as `after` to go on behind it.
+        kind: One of `perdure.model.entry.Kind`.
+        key: The operation of the workflow that it belongs to.
+        data: Its payload as plain data: a step's result, an error, {"name", "data"} of an emitted event.
+        started_at, attempt: Of the step's attempt that it reports.
+    """
+
+    seq: int
+    kind: str
+    key: str
+    at: datetime
+    data: Any
+    started_at: datetime | None
+    attempt: int | None
+
+
+def run_event(entry: Entry, payloads: Payloads) -> RunEvent:
+    """A journal entry for callers; its data must be resolved."""
+    data = None if entry.data is None else codec_for(Any).decode(payloads.open(entry.data), f"Entry {entry.seq}")
+    return RunEvent(
+        entry.seq, str(entry.kind), entry.key, to_datetime(entry.at), data, _time(entry.started_at), entry.attempt
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """
+    A worker process.
+
+    Attributes:
+        state: "alive", "left" or "dead".
+        owned: Runs that it owns.
+    """
+
+    id: str
+    number: int
+    host: str
+    pid: int
+    workflows: list[str]
+    state: str
+    started_at: datetime
+    heartbeat_at: datetime
+    lease_until: datetime
+    owned: int
+
+
+def worker_info(row: WorkerRow) -> WorkerInfo:
+    """A stored worker for callers."""
+    return WorkerInfo(
+        row.id, row.number, row.host, row.pid, json.loads(row.workflows), row.state, to_datetime(row.started_at),
+        to_datetime(row.heartbeat_at), to_datetime(row.lease_until), row.owned,
+    )  # fmt: skip
+
+
+def _time(at: int | None) -> datetime | None:
+    return None if at is None else to_datetime(at)

@@ -1,0 +1,77 @@
+"""One text for equal data: canonical JSON, and fingerprints made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Any
+
+from perdure.codec.value import ANY, ATOMS, dump_plain
+from perdure.errors import InvalidInput, NotSerializable
+
+_TEXT = frozenset({str})
+
+
+def canonical_json(value: Any, what: str = "A value") -> str:
+    """
+    Write a value as JSON whose text depends on the data only: keys and sets sorted, no whitespace.
+
+    Args:
+        value: Plain data, or whatever perdure stores: dataclasses, models, dates, sets, bytes.
+        what: How errors name the value.
+
+    Raises:
+        NotSerializable: It has no JSON form, or is an iterator, which reading would use up.
+    """
+    return _canonical(value, what).decode()
+
+
+def fingerprint(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """
+    A short name of a call's arguments, the same in every process and for keywords in any order.
+
+    Returns:
+        16 hex digits, or None when something in the arguments has no JSON form.
+    """
+    try:
+        data = _canonical([args, kwargs], "An argument")
+    except NotSerializable:
+        return None
+    return blake2b(data, digest_size=8).hexdigest()
+
+
+def same_json(a: str, b: str) -> bool:
+    """Whether two JSON texts hold the same data, the order of keys aside; 1, 1.0 and true all differ."""
+    if a == b:
+        return True
+    try:
+        return canonical_json(ANY.decode(a, "A text")) == canonical_json(ANY.decode(b, "A text"))
+    except (InvalidInput, NotSerializable):
+        return False
+
+
+def _canonical(value: Any, what: str) -> bytes:
+    try:
+        return dump_plain(_sorted(value, what))
+    except NotSerializable:
+        raise
+    except Exception as error:
+        raise NotSerializable(what, str(error)) from error
+
+
+def _sorted(value: Any, what: str) -> Any:
+    kind = type(value)
+    if kind in ATOMS:
+        return value
+    if kind is dict and _TEXT.issuperset(map(type, value)):
+        if ATOMS.issuperset(map(type, value.values())):
+            return dict(sorted(value.items()))
+        return {key: _sorted(value[key], what) for key in sorted(value)}
+    if kind is list or kind is tuple:
+        if ATOMS.issuperset(map(type, value)):
+            return value
+        return [_sorted(part, what) for part in value]
+    if isinstance(value, Iterator):
+        problem = "an iterator can be read only once"
+        raise NotSerializable(what, problem)
+    return _sorted(ANY.settle(value, what)[1], what)

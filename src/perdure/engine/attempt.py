@@ -1,0 +1,115 @@
+"""One attempt of one step: its body on the process's ordinary loop, or in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from perdure.clock import SECOND, micros
+from perdure.engine.current import StepInfo, running_step
+from perdure.engine.request import StepRequest
+from perdure.errors import EngineSignal, RecordedError, StepTimedOut
+from perdure.model.run import Claimed
+
+if TYPE_CHECKING:
+    from perdure.engine.host import Host
+
+Ended = Callable[["Attempt", str, Any, BaseException | None], None]
+
+
+class Attempt:
+    """
+    A running body.
+
+    Args:
+        ended: Called on the loop, outside any task, with the sealed result and its decoded form, or with the error.
+
+    Attributes:
+        over: Its outcome no longer counts: it has timed out or was cancelled.
+    """
+
+    __slots__ = ("_ended", "_host", "_run", "_task", "_timer", "over", "request", "started_at")
+
+    def __init__(self, host: Host, run: Claimed, request: StepRequest, ended: Ended) -> None:
+        self.request = request
+        self.started_at = host.clock.now()
+        self.over = False
+        self._host = host
+        self._run = run
+        self._ended = ended
+        self._timer: asyncio.TimerHandle | None = None
+        self._task = host.loop.create_task(self._body())
+        limit = self._limit()
+        if limit is not None:
+            at, error = limit
+            self._timer = host.loop.call_later(max(0, at - self.started_at) / SECOND, self._expire, error)
+
+    def cancel(self) -> None:
+        """Stop it: its outcome does not matter any more."""
+        self._close()
+        self._task.cancel()
+
+    def _close(self) -> None:
+        self.over = True
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def _limit(self) -> tuple[int, StepTimedOut] | None:
+        """The earlier of the attempt's and the step's end of time."""
+        options = self.request.step.settings
+        limits = []
+        if options.timeout is not None:
+            span = micros(options.timeout)
+            limits.append((self.started_at + span, StepTimedOut(self.request.key, span / SECOND, "attempt")))
+        if options.total_timeout is not None:
+            span = micros(options.total_timeout)
+            begun = self.request.first_started_at or self.started_at
+            limits.append((begun + span, StepTimedOut(self.request.key, span / SECOND, "total")))
+        return min(limits, key=lambda limit: limit[0]) if limits else None
+
+    def _expire(self, error: StepTimedOut) -> None:
+        if not self.over:
+            self.cancel()
+            self._ended(self, "", None, error)
+
+    async def _body(self) -> None:
+        request = self.request
+        text, decoded, error = "", None, None
+        try:
+            running_step.set(StepInfo(self._run.id, self._run.workflow, request.key, request.attempt))
+            if request.step.is_async:
+                value = await request.step.fn(*request.args, **request.kwargs)
+            else:
+                value = await self._in_thread()
+            what = f"The result of step {request.key!r}"
+            text = request.returns.encode(value, what)
+            # The workflow gets what a replay would get, on the first execution too (I5).
+            decoded = request.returns.decode(text, what)
+            text = self._host.payloads.seal(text, what)
+        except KeyboardInterrupt:
+            raise
+        except (asyncio.CancelledError, EngineSignal) as odd:
+            name = f"{type(odd).__module__}:{type(odd).__qualname__}"
+            error = RecordedError(name, "raised by the step's own body", {})
+        except BaseException as raised:  # noqa: BLE001 - a body may raise anything, and all of it is an outcome
+            error = raised
+        if not self.over:
+            # Not from inside a task: the workflow's loop is stepped from plain callbacks only.
+            self._host.loop.call_soon(self._finish, text, decoded, error)
+
+    async def _in_thread(self) -> Any:
+        request = self.request
+        context = contextvars.copy_context()
+        value = await self._host.loop.run_in_executor(
+            self._host.threads, lambda: context.run(request.step.fn, *request.args, **request.kwargs)
+        )
+        return await value if inspect.isawaitable(value) else value
+
+    def _finish(self, text: str, decoded: Any, error: BaseException | None) -> None:
+        if not self.over:
+            self._close()
+            self._ended(self, text, decoded, error)

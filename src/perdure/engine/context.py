@@ -1,0 +1,537 @@
+"""The context: everything durable that a workflow can ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from perdure import ids
+from perdure.clock import SECOND, from_datetime, micros, to_datetime
+from perdure.codec.canonical import fingerprint
+from perdure.codec.value import codec_for
+from perdure.engine.combine import MapResult, map_items, race
+from perdure.engine.current import running_step
+from perdure.engine.definition import Registry, Step, StepOptions, Workflow
+from perdure.engine.loop import Branch, RunTask
+from perdure.engine.machine import MISSING, TIMED_OUT, ChildStart, Machine
+from perdure.engine.request import ChildRequest, ReceiveRequest, StepRequest, TimerRequest
+from perdure.errors import ContinueAsNew, InvalidOption, NotInWorkflow, ReceiveTimedOut
+from perdure.model.entry import Kind
+from perdure.store.batch import Transaction
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+A_contra = TypeVar("A_contra", contravariant=True)
+B_contra = TypeVar("B_contra", contravariant=True)
+A = TypeVar("A")
+B = TypeVar("B")
+T = TypeVar("T")
+D = TypeVar("D")
+log = logging.getLogger("perdure.run")
+MAX_ID = 200
+
+
+class Takes0(Protocol[R_co]):
+    """A workflow without input."""
+
+    def _types(self) -> R_co: ...
+
+
+class Takes1(Protocol[A_contra, R_co]):
+    """A workflow of one input."""
+
+    def _types(self, a: A_contra, /) -> R_co: ...
+
+
+class Takes2(Protocol[A_contra, B_contra, R_co]):
+    """A workflow of two inputs."""
+
+    def _types(self, a: A_contra, b: B_contra, /) -> R_co: ...
+
+
+class Child(Generic[R]):
+    """A child run that this workflow started."""
+
+    def __init__(self, ctx: Context, key: str, child_id: str, workflow: Workflow[..., R]) -> None:
+        self.id = child_id
+        self._ctx = ctx
+        self._key = key
+        self._workflow = workflow
+        self._end: asyncio.Future[str] | None = None
+
+    async def result(self) -> R:
+        """
+        Wait for the child to end.
+
+        Raises:
+            ChildFailed: It failed or was cancelled; its own error is in ``cause``.
+            StartConflict: A run with its id existed, and another one.
+        """
+        if self._end is None:
+            self._end = self._ctx._wait_for_child(self._key, self.id)  # noqa: SLF001 - one class in two parts
+        text = await self._end
+        result: R = self._workflow.call.returns.decode(text, f"The result of child run {self.id!r}")
+        return result
+
+
+class RunLogger(logging.LoggerAdapter[logging.Logger]):
+    """Logs with the run's id, and keeps silent about what was logged before a replay."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(log, {"run_id": machine.run.id, "workflow": machine.run.workflow})
+        self._machine = machine
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
+        """Not while replaying."""
+        return not self._machine.replaying and super().isEnabledFor(level)
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Add the run's id to the record; keep the caller's extra fields."""
+        kwargs["extra"] = {**(self.extra or {}), **kwargs.get("extra", {})}
+        return msg, kwargs
+
+
+class Context:
+    """
+    A run, as its workflow function sees it.
+
+    Plain asyncio works around it: gather, TaskGroup, wait, as_completed, timeout and sleep replay in the
+    same order, and timers of asyncio are durable. Code between the calls runs again on every replay, so
+    whatever has an effect or differs from time to time belongs into a step.
+    """
+
+    def __init__(self, machine: Machine, registry: Registry) -> None:
+        self._machine = machine
+        self._registry = registry
+        self.log = RunLogger(machine)
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._machine.run.id
+
+    @property
+    def attempt(self) -> int:
+        """The running attempt of the step whose body asks, from 1."""
+        info = running_step.get()
+        if info is None:
+            problem = "ctx.attempt has a value only inside the body of a step"
+            raise NotInWorkflow(problem)
+        return info.attempt
+
+    # ------------------------------------------------------------------------------------- steps
+    @overload
+    async def step(self, fn: Step[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def step(self, name: str, fn: Callable[[], Awaitable[R]], /, **options: Any) -> R: ...
+    @overload
+    async def step(self, name: str, fn: Callable[[], R], /, **options: Any) -> R: ...
+    @overload
+    async def step(self, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def step(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def step(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """
+        Run a function once and keep its result for ever.
+
+        ``ctx.step(fn, *args, **kwargs)`` takes a step or any function; options go through
+        ``fn.options(…)``. ``ctx.step("name", closure, **options)`` takes a function without parameters
+        under a name, with the fields of `StepOptions` and ``returns=`` for the result's type.
+
+        The body begins after everything it can depend on is durable, and runs at least once; when this
+        returns on a later replay, its recorded result is the value and the body does not run.
+
+        Raises:
+            Exception: What the last attempt raised, with the same class, message and fields on replay.
+            StepTimedOut: An attempt, or all of them, took too long.
+            StepInterrupted: The worker died in an attempt that may run at most once.
+        """
+        machine = self._machine
+        machine.check()
+        if type(fn) is Step:
+            step, returns = fn, fn.call.returns
+        elif isinstance(fn, str):
+            step, args, kwargs, returns = self._closure(fn, args, kwargs)
+        else:
+            step = self._registry.step_of(fn)
+            returns = step.call.returns
+        return await self._request_step(step, args, kwargs, returns, transactional=False)
+
+    def _closure(
+        self, name: str, args: tuple[Any, ...], options: dict[str, Any]
+    ) -> tuple[Step[..., Any], tuple[Any, ...], dict[str, Any], Any]:
+        if len(args) != 1 or not callable(args[0]):
+            option = "ctx.step(name, fn)"
+            raise InvalidOption(option, "a name is followed by exactly one function without parameters")
+        returns = codec_for(options.pop("returns", Any))
+        return Step(args[0], StepOptions().changed(name=name, **options)), (), {}, returns
+
+    async def _request_step(
+        self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], returns: Any, *, transactional: bool
+    ) -> Any:
+        machine = self._machine
+        settings = step.settings
+        request = StepRequest(
+            machine.key(step.name),
+            machine.loop.create_future(),
+            step,
+            args,
+            kwargs,
+            returns=returns,
+            fingerprint=fingerprint(args, kwargs) if settings.fingerprint and (args or kwargs) else None,
+            transactional=transactional,
+        )
+        machine.request(request)
+        return await request.future
+
+    async def transaction(self, fn: Callable[..., R], /, *args: Any) -> R:
+        """
+        Run a step whose rows commit together with its outcome.
+
+        Args:
+            fn: A plain function (not async) of an open `Transaction` of perdure's own database, then
+                `args`. It runs on the store's writer thread and keeps all other commits waiting, so it
+                should be short. If it raises, its rows are rolled back and the step fails or is retried.
+
+        Returns:
+            What `fn` returned. Its rows and this outcome are durable together.
+        """
+        machine = self._machine
+        machine.check()
+        step = fn if isinstance(fn, Step) else self._registry.step_of(fn)
+        if asyncio.iscoroutinefunction(step.fn):
+            option = "ctx.transaction(fn)"
+            raise InvalidOption(option, "it takes a plain function, as the database waits for it")
+        result: R = await self._request_step(step, args, {}, step.call.returns, transactional=True)
+        return result
+
+    # ------------------------------------------------------------------------------------- waiting
+    async def sleep(self, until: float | timedelta | datetime) -> None:
+        """
+        Sleep durably: for seconds or a timedelta, or until an aware datetime.
+
+        A run that sleeps longer than a moment gives up its worker and its memory.
+        """
+        machine = self._machine
+        machine.check()
+        at = from_datetime(until) if isinstance(until, datetime) else machine.now() + micros(until)
+        key = machine.key("sleep")
+        recorded = machine.note(Kind.TIMER_SET, key, str(at))
+        if recorded is not None:
+            at = int(recorded.data or at)
+        request = TimerRequest(key, machine.loop.create_future(), at)
+        machine.request(request)
+        await request.future
+
+    def timeout(self, duration: float | timedelta) -> asyncio.Timeout:
+        """``async with ctx.timeout(60):`` raises TimeoutError inside when the time is over, durably."""
+        return asyncio.timeout(micros(duration) / SECOND)
+
+    @overload
+    async def receive(self, name: str, type: type[T], *, timeout: float | timedelta | None = None) -> T: ...  # noqa: A002, ASYNC109
+    @overload
+    async def receive(
+        self, name: str, type: type[T], *, timeout: float | timedelta | None = None, default: D  # noqa: A002, ASYNC109
+    ) -> T | D: ...
+    @overload
+    async def receive(self, name: str, *, timeout: float | timedelta | None = None, default: Any = MISSING) -> Any: ...  # noqa: ASYNC109
+    async def receive(
+        self,
+        name: str,
+        type: Any = Any,  # noqa: A002 - reads as what it is at the call
+        *,
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - durable, unlike asyncio's
+        default: Any = MISSING,
+    ) -> Any:
+        """
+        Wait for a signal, which may have come already.
+
+        Args:
+            name: What the sender calls it.
+            type: What its payload must be; anything when left out.
+            timeout: Seconds or timedelta to wait; None for ever.
+            default: What to return when the time is over, instead of raising.
+
+        Returns:
+            The payload. Each signal is received once, in the order of sending.
+
+        Raises:
+            ReceiveTimedOut: No signal came in time, and there is no default.
+            InvalidInput: The payload does not have the type; the signal is used up.
+        """
+        machine = self._machine
+        machine.check()
+        ids.check_name("signal name", name)
+        until = None if timeout is None else machine.now() + micros(timeout, "timeout")
+        key = machine.key(name)
+        recorded = machine.note(Kind.RECEIVE_STARTED, key, None if until is None else str(until))
+        if recorded is not None:
+            until = int(recorded.data) if recorded.data else None
+        request = ReceiveRequest(key, machine.loop.create_future(), name, until)
+        machine.request(request)
+        text = await request.future
+        if text is not TIMED_OUT:
+            return None if text is None else codec_for(type).decode(text, f"The payload of signal {name!r}")
+        if default is MISSING:
+            raise ReceiveTimedOut(name, micros(timeout or 0) / SECOND)
+        return default
+
+    # ------------------------------------------------------------------------------------- children
+    @overload
+    async def call(self, workflow: Takes0[R], /, **options: Any) -> R: ...
+    @overload
+    async def call(self, workflow: Takes1[A, R], a: A, /, **options: Any) -> R: ...
+    @overload
+    async def call(self, workflow: Takes2[A, B, R], a: A, b: B, /, **options: Any) -> R: ...
+    @overload
+    async def call(self, workflow: str, /, *args: Any, **options: Any) -> Any: ...
+    async def call(self, workflow: Any, /, *args: Any, **options: Any) -> Any:
+        """
+        Run a workflow as a child and wait for its result.
+
+        Args:
+            workflow: A registered workflow, or its name.
+            args: Its input.
+            options: As for `start`.
+
+        Raises:
+            ChildFailed: It failed or was cancelled; its own error is in ``cause``.
+            StartConflict: The id given belongs to another run.
+        """
+        child = await self.start(workflow, *args, **options)
+        return await child.result()
+
+    @overload
+    async def start(self, workflow: Takes0[R], /, **options: Any) -> Child[R]: ...
+    @overload
+    async def start(self, workflow: Takes1[A, R], a: A, /, **options: Any) -> Child[R]: ...
+    @overload
+    async def start(self, workflow: Takes2[A, B, R], a: A, b: B, /, **options: Any) -> Child[R]: ...
+    @overload
+    async def start(self, workflow: str, /, *args: Any, **options: Any) -> Child[Any]: ...
+    async def start(
+        self,
+        workflow: Any,
+        /,
+        *args: Any,
+        id: str | None = None,  # noqa: A002 - the word that users know
+        tags: Iterable[str] = (),
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - of the child
+        detached: bool = False,
+    ) -> Child[Any]:
+        """
+        Start a child run; it begins when this run's next commit is durable.
+
+        Args:
+            workflow: A registered workflow, or its name.
+            args: Its input.
+            id: The child's id; by default this run's id and the place of the call, so that a replay finds
+                the same child.
+            tags: To find it by.
+            timeout: Seconds or timedelta from now to the child's deadline.
+            detached: Let it go on when this run fails or is cancelled; otherwise it is cancelled then.
+        """
+        machine = self._machine
+        machine.check()
+        definition = self._registry.get(workflow)
+        key = machine.key(definition.name)
+        child_id = ids.check_id("run id", id) if id is not None else self._child_id(key)
+        data = json.dumps({"id": child_id, "workflow": definition.name})
+        recorded = machine.note(Kind.CHILD_STARTED, key, data)
+        if recorded is not None:
+            child_id = json.loads(recorded.data or data)["id"]
+        else:
+            limit = timeout if timeout is not None else definition.settings.timeout
+            machine.children.append(
+                ChildStart(
+                    key,
+                    child_id,
+                    definition.name,
+                    machine.payloads.seal(definition.call.encode(args, {}), f"The input of {definition.name}"),
+                    None if limit is None else machine.now() + micros(limit, "timeout"),
+                    detached,
+                    tuple(ids.check_id("tag", tag) for tag in tags),
+                    id is not None,
+                )
+            )
+        return Child(self, key, child_id, definition)
+
+    def _child_id(self, key: str) -> str:
+        run = self._machine.run
+        made = f"{run.id}/{key}" if run.generation == 1 else f"{run.id}/{key}@{run.generation}"
+        # Deep trees of runs would outgrow the limit of ids; chance from the same parts is as good a name.
+        return made if len(made) <= MAX_ID else f"{run.id[:100]}/{ids.stream(made).getrandbits(128):032x}"
+
+    def _wait_for_child(self, key: str, child_id: str) -> asyncio.Future[str]:
+        self._machine.check()
+        request = ChildRequest(key, self._machine.loop.create_future(), child_id)
+        self._machine.request(request)
+        return request.future
+
+    # ------------------------------------------------------------------------------------ telling
+    async def emit(self, name: str, data: Any = None) -> None:
+        """
+        Put an event into the run's journal, for whoever watches the run.
+
+        It is durable, and visible, with the run's next commit, once.
+        """
+        self._tell(Kind.EMITTED, name, data)
+
+    async def annotate(self, name: str, data: Any = None) -> None:
+        """Put a remark about the run into its journal: for people and reports, not for the workflow."""
+        self._tell(Kind.ANNOTATED, name, data)
+
+    def _tell(self, kind: Kind, name: str, data: Any) -> None:
+        machine = self._machine
+        machine.check()
+        ids.check_name("event name", name)
+        key = machine.key(name)
+        text = codec_for(Any).encode({"name": name, "data": data}, f"Event {name!r}")
+        machine.note(kind, key, machine.payloads.seal(text, f"Event {name!r}"))
+
+    # --------------------------------------------------------------------- repeatable time and chance
+    def now(self) -> datetime:
+        """The time, as of the last outcome that reached the workflow; the same on every replay. Costs nothing."""
+        self._machine.check()
+        return to_datetime(self._machine.now())
+
+    def uuid(self) -> uuid.UUID:
+        """A UUID, the same on every replay and different from all others. Costs nothing."""
+        return ids.uuid_from(self._stream("uuid"))
+
+    def random(self) -> random.Random:
+        """A source of chance, the same on every replay. Costs nothing. Not for secrets."""
+        return self._stream("random")
+
+    def _stream(self, name: str) -> random.Random:
+        self._machine.check()
+        return ids.stream(self._machine.run.seed, self._machine.key(name))
+
+    # ----------------------------------------------------------------------------------- many at once
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """
+        Put a name before the keys of everything asked for inside.
+
+        ``with ctx.scope("invoice"):`` around steps makes their keys "invoice/…", in this task and the
+        tasks it starts meanwhile.
+        """
+        self._machine.check()
+        ids.check_name("scope", name)
+        outer = self._enter(self._machine.key(name) + "/")
+        task = asyncio.current_task(self._machine.loop)
+        try:
+            yield
+        finally:
+            if isinstance(task, RunTask):
+                task.branch = outer
+
+    @overload
+    async def map(
+        self, fn: Callable[[A], Awaitable[R]] | Step[[A], R] | Takes1[A, R], items: Iterable[A], /, *,
+        concurrency: int | None = None, name: str | None = None,
+    ) -> list[R]: ...  # fmt: skip
+    @overload
+    async def map(
+        self, fn: Callable[[A], Awaitable[R]] | Step[[A], R] | Takes1[A, R], items: Iterable[A], /, *,
+        concurrency: int | None = None, name: str | None = None,
+        min_success: int | None = None, tolerate: float | None = None,
+    ) -> MapResult[R]: ...  # fmt: skip
+    async def map(
+        self,
+        fn: Any,
+        items: Iterable[Any],
+        /,
+        *,
+        concurrency: int | None = None,
+        name: str | None = None,
+        min_success: int | None = None,
+        tolerate: float | None = None,
+    ) -> Any:
+        """
+        Do the same for many items.
+
+        Args:
+            fn: A step (each item is one), a workflow (each is a child run), or a coroutine function of
+                the workflow's own, called with the item.
+            items: Finite.
+            concurrency: How many at a time; None for all.
+            name: Scope of the keys: "name[0]/…"; the function's name when left out.
+            min_success: Stop, satisfied, when this many have succeeded.
+            tolerate: Stop when more have failed: a count, or below 1 a share of the items.
+
+        Returns:
+            Without `min_success` and `tolerate` the list of results in the items' order; the first failure
+            cancels the rest and is raised. With one of them a `MapResult`, which does not raise by itself.
+        """
+        self._machine.check()
+        if type(fn) is Step:
+            step = fn
+
+            async def run(item: Any) -> Any:
+                return await self.step(step, item)
+        elif isinstance(fn, Workflow):
+            workflow = fn
+
+            async def run(item: Any) -> Any:
+                return await self.call(workflow, item)  # type: ignore[call-overload]  # any workflow of one input
+        else:
+            run = fn
+        base = self._machine.key(ids.check_name("map", name or getattr(fn, "name", "") or getattr(fn, "__name__", "map")))
+
+        async def in_branch(place: int, item: Any) -> Any:
+            self._enter(f"{base}[{place}]/")
+            return await run(item)
+
+        return await map_items(
+            in_branch, list(items), concurrency=concurrency, min_success=min_success, tolerate=tolerate
+        )
+
+    def _enter(self, prefix: str) -> Branch:
+        """Let the current task make keys with this prefix; returns the branch that it was in."""
+        task = asyncio.current_task(self._machine.loop)
+        if not isinstance(task, RunTask):
+            problem = "it was called outside the tasks of the workflow"
+            raise NotInWorkflow(problem)
+        outer, task.branch = task.branch, Branch(prefix)
+        return outer
+
+    async def race(self, *awaitables: Awaitable[R]) -> tuple[int, R]:
+        """
+        Wait for the first of several to end, and cancel the others.
+
+        Returns:
+            The winner's place among the arguments, and its result. If it failed, its error is raised.
+        """
+        self._machine.check()
+        return await race(awaitables)
+
+    # -------------------------------------------------------------------------------------- the run
+    def patched(self, patch: str) -> bool:
+        """
+        Whether to take the new way at a place where the workflow was changed.
+
+        True for runs that come here for the first time after the change, and for those that did so before;
+        False for runs that passed this place with the old code.
+        """
+        self._machine.check()
+        return self._machine.patched(ids.check_name("patch", patch))
+
+    def continue_as_new(self, *args: Any) -> None:
+        """
+        End here and begin the run again with this input and an empty history. Does not return.
+
+        The id, the tags and unreceived signals stay. For runs without end, whose history would grow.
+        """
+        self._machine.check()
+        definition = self._registry.get(self._machine.run.workflow)
+        text = definition.call.encode(args, {})
+        raise ContinueAsNew(self._machine.payloads.seal(text, f"The input of {definition.name}"))

@@ -1,0 +1,232 @@
+"""Steps and workflows as they are defined: functions with a name and options."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import cached_property, update_wrapper
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from perdure.clock import micros
+from perdure.codec.call import CallCodec
+from perdure.errors import DuplicateName, InvalidOption, UnknownWorkflow
+from perdure.ids import check_name
+from perdure.model.retry import NO_RETRY, Retry
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """
+    How a step is run.
+
+    Attributes:
+        name: What the journal calls it; the function's name when empty.
+        retry: When a failed attempt is made again; by default never.
+        timeout: Seconds or timedelta for one attempt. A coroutine is cancelled then; a thread cannot be
+            stopped and its result is ignored.
+        total_timeout: The same for all attempts and the waits between them.
+        at_most_once: Record the beginning of each attempt first. If the worker dies during it, the attempt
+            counts as failed with `StepInterrupted` instead of being run again.
+        fingerprint: Whether the arguments are hashed and compared on replay.
+    """
+
+    name: str = ""
+    retry: Retry = NO_RETRY
+    timeout: float | timedelta | None = None
+    total_timeout: float | timedelta | None = None
+    at_most_once: bool = False
+    fingerprint: bool = True
+
+    def __post_init__(self) -> None:
+        if self.name:
+            check_name("step name", self.name)
+        for option in ("timeout", "total_timeout"):
+            value = getattr(self, option)
+            if value is not None and micros(value, option) == 0:
+                raise InvalidOption(option, "it must be more than 0")
+        if not isinstance(self.retry, Retry):
+            option = "retry"
+            raise InvalidOption(option, f"{self.retry!r} is not a Retry(…)")
+
+    def changed(self, **options: Any) -> StepOptions:
+        """A copy with other options."""
+        try:
+            return replace(self, **options)
+        except TypeError as error:
+            raise InvalidOption("step options", str(error)) from None
+
+
+DEFAULT_OPTIONS = StepOptions()
+
+
+class Step(Generic[P, R]):
+    """
+    A function that a workflow may run as a step. Called as such it is just the function.
+
+    R is what the workflow gets: what the function returns or, for a coroutine function, what it awaits to.
+    """
+
+    def __init__(self, fn: Callable[P, Any], options: StepOptions = DEFAULT_OPTIONS) -> None:
+        if not callable(fn):
+            option = "step"
+            raise InvalidOption(option, f"{fn!r} is not a function")
+        update_wrapper(self, fn)
+        self.fn = fn
+        self.name = options.name or check_name("step name", getattr(fn, "__name__", ""))
+        self._options = options
+        self.is_async = inspect.iscoroutinefunction(fn)
+
+    @property
+    def settings(self) -> StepOptions:
+        """The options in force."""
+        return self._options
+
+    def options(self, **options: Any) -> Step[P, R]:
+        """
+        The same step with other options, for one call: ``ctx.step(charge.options(timeout=5), card)``.
+
+        Args:
+            options: Fields of `StepOptions`.
+        """
+        other: Step[P, R] = Step(self.fn, self._options.changed(**options))
+        other.__dict__["call"] = self.call
+        return other
+
+    @cached_property
+    def call(self) -> CallCodec:
+        """How its arguments and its result are stored."""
+        return CallCodec(self.fn)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Call the function itself, without durability."""
+        return self.fn(*args, **kwargs)
+
+    def _types(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Never called: it carries the types to the context's signatures."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"<step {self.name}>"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowOptions:
+    """
+    How runs of a workflow go.
+
+    Attributes:
+        name: What it is registered as; the function's name when empty.
+        timeout: Seconds or timedelta from the start to the end of a run; None for no deadline.
+        grace: How long the clean-up after a cancellation or the deadline may take.
+    """
+
+    name: str = ""
+    timeout: float | timedelta | None = None
+    grace: float | timedelta = field(default=30.0)
+
+    def __post_init__(self) -> None:
+        if self.name:
+            check_name("workflow name", self.name)
+        if self.timeout is not None and micros(self.timeout, "timeout") == 0:
+            option = "timeout"
+            raise InvalidOption(option, "it must be more than 0")
+        micros(self.grace, "grace")
+
+
+class Workflow(Generic[P, R]):
+    """
+    A registered workflow function. Called as such it is just the function, context first.
+
+    P are its parameters behind the context, R what a run returns.
+    """
+
+    def __init__(self, fn: Callable[..., Any], options: WorkflowOptions) -> None:
+        if not inspect.isfunction(fn):
+            option = "workflow"
+            raise InvalidOption(option, f"{fn!r} is not a function")
+        positional = [
+            p for p in inspect.signature(fn).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]  # fmt: skip
+        if not positional:
+            option = "workflow"
+            raise InvalidOption(option, f"{fn.__name__} takes no context: def {fn.__name__}(ctx: Context, …)")
+        update_wrapper(self, fn)
+        self.fn = fn
+        self.settings = options
+        self.name = options.name or check_name("workflow name", fn.__name__)
+        self.is_async = inspect.iscoroutinefunction(fn)
+
+    @cached_property
+    def call(self) -> CallCodec:
+        """How its input and its result are stored."""
+        return CallCodec(self.fn, skip=1)
+
+    def __call__(self, ctx: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Call the function itself, with whatever context is given."""
+        return self.fn(ctx, *args, **kwargs)
+
+    def _types(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Never called: it carries the types to the signatures of start and call."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.name}>"
+
+
+class Registry:
+    """The workflows of one app, by name."""
+
+    def __init__(self) -> None:
+        self._workflows: dict[str, Workflow[..., Any]] = {}
+        self._steps: weakref.WeakKeyDictionary[Callable[..., Any], Step[..., Any]] = weakref.WeakKeyDictionary()
+
+    def step_of(self, fn: Any) -> Step[..., Any]:
+        """The step that stands for a plain function; made once per function."""
+        if isinstance(fn, Step):
+            return fn
+        try:
+            found = self._steps.get(fn)
+            if found is None:
+                found = self._steps[fn] = Step(fn)
+        except TypeError:  # bound methods of C, partials: no weak reference, or not a function at all
+            found = Step(fn)
+        return found
+
+    def add(self, workflow: Workflow[..., Any]) -> None:
+        """
+        Register a workflow.
+
+        Raises:
+            DuplicateName: Another one has its name.
+        """
+        if workflow.name in self._workflows:
+            what = "workflow"
+            raise DuplicateName(what, workflow.name)
+        self._workflows[workflow.name] = workflow
+
+    def get(self, workflow: object) -> Workflow[..., Any]:
+        """
+        The registered workflow.
+
+        Args:
+            workflow: Its name, or what the decorator returned.
+
+        Raises:
+            UnknownWorkflow: None is registered here under that name.
+        """
+        name = workflow.name if isinstance(workflow, Workflow) else workflow
+        found = self._workflows.get(name) if isinstance(name, str) else None
+        if found is None:
+            raise UnknownWorkflow(str(name), self.names())
+        return found
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._workflows)

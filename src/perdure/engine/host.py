@@ -1,0 +1,43 @@
+"""What a driver needs from the worker that it runs in."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol
+
+from perdure.clock import Clock
+from perdure.codec.payload import Payloads
+from perdure.engine.definition import Registry
+from perdure.model.limits import Limits
+from perdure.store.operation import Done, Operation
+
+if TYPE_CHECKING:
+    from perdure.engine.drive import Driver
+    from perdure.engine.machine import ChildStart
+
+
+class Host(Protocol):
+    """
+    The worker, as a driver sees it.
+
+    Attributes:
+        hold: Microseconds: shorter waits are sat out instead of parking the run.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    clock: Clock
+    payloads: Payloads
+    registry: Registry
+    limits: Limits
+    threads: ThreadPoolExecutor
+    hold: int
+
+    def submit(self, operation: Operation, done: Done) -> None:
+        """Queue an operation of the store."""
+
+    def left(self, driver: Driver) -> None:
+        """The driver no longer owns its run: it ended, was paused, parked, released or lost."""
+
+    def check_child(self, driver: Driver, child: ChildStart) -> None:
+        """The child's id was taken: find out by whom, and tell the driver."""

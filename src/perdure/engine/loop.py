@@ -1,0 +1,259 @@
+"""
+A private, deterministic event loop, one per run.
+
+It does no I/O. It steps only when an outcome is delivered, and then until nothing is ready: the run is at
+rest. Tasks and futures hash by the order of their creation, so that sets of them (asyncio.wait,
+as_completed, TaskGroup) iterate alike on every replay (I7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import sys
+from asyncio import events
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from perdure.errors import BlockingCall
+
+if TYPE_CHECKING:
+    from perdure.engine.request import Request
+
+log = logging.getLogger("perdure.workflow")
+_SPREAD = 0x9E3779B1
+
+
+class Branch:
+    """
+    Where in a run's tree of tasks and scopes a durable operation is asked for.
+
+    Attributes:
+        prefix: What the keys made here begin with; empty in the workflow function itself.
+    """
+
+    __slots__ = ("counts", "prefix", "tasks")
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.counts: dict[str, int] = {}
+        self.tasks = 0
+
+    def key(self, name: str) -> str:
+        """A key that is the same on every replay: branch, name, and the number of a repeat."""
+        count = self.counts.get(name, 0) + 1
+        self.counts[name] = count
+        return f"{self.prefix}{name}" if count == 1 else f"{self.prefix}{name}#{count}"
+
+
+class RunTask(asyncio.Task[Any]):
+    """A task of a workflow; knows its branch."""
+
+    branch: Branch
+    order: int
+
+    def __init__(self, coro: Coroutine[Any, Any, Any], *, order: int, branch: Branch, **options: Any) -> None:
+        self.order = order
+        self.branch = branch
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        return self.order
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class RunFuture(asyncio.Future[Any]):
+    """A future of a workflow; one that stands for a request tells the run when it is cancelled."""
+
+    order: int
+    request: Request | None = None
+    given_up: Callable[[Request], None] | None = None
+
+    def __hash__(self) -> int:
+        return self.order
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel it, and let the run forget the request."""
+        if not super().cancel(msg):
+            return False
+        if self.request is not None and self.given_up is not None:
+            self.given_up(self.request)
+        return True
+
+
+class Timers(Protocol):
+    """Who turns this loop's timers into durable ones."""
+
+    def now(self) -> int:
+        """The run's time, microseconds since 1970."""
+
+    def set_timer(self, handle: asyncio.TimerHandle, at: int) -> None:
+        """Run the handle at this time."""
+
+    def drop_timer(self, handle: asyncio.TimerHandle) -> None:
+        """The handle was cancelled."""
+
+
+def _refusing(name: str) -> Callable[..., NoReturn]:
+    def refuse(*_args: Any, **_options: Any) -> NoReturn:
+        what = f"loop.{name}()"
+        raise BlockingCall(what)
+
+    return refuse
+
+
+class PrivateLoop(asyncio.AbstractEventLoop):
+    """
+    The loop of one run. It is stepped from plain callbacks of the process's loop, never inside a task.
+
+    Args:
+        salt: Where hashes begin: the run's seed, so that tasks of different runs do not collide.
+    """
+
+    def __init__(self, timers: Timers, salt: int) -> None:
+        self._ready: deque[asyncio.Handle] = deque()
+        self._timers = timers
+        self._order = salt * _SPREAD & 0xFFFFFFFFFFFF
+        self._root = Branch("")
+        self._closed = False
+
+    def run_to_rest(self) -> None:
+        """Run everything that is ready, until nothing is."""
+        ready = self._ready
+        outer = events._get_running_loop()  # noqa: SLF001 - the documented hook for loop implementations
+        hooks = sys.get_asyncgen_hooks()
+        events._set_running_loop(self)  # noqa: SLF001 - as above
+        sys.set_asyncgen_hooks(None, None)
+        try:
+            while ready:
+                handle = ready.popleft()
+                if not handle.cancelled():
+                    try:
+                        handle._run()  # noqa: SLF001 - as above
+                    except SystemExit:
+                        # asyncio keeps it in the task and raises it here as well; the task's is the one that counts
+                        continue
+        finally:
+            events._set_running_loop(outer)  # noqa: SLF001 - as above
+            sys.set_asyncgen_hooks(*hooks)
+
+    # ----------------------------------------------------------------------------- what asyncio needs
+    def call_soon(
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """Run it before the next rest."""
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """Refused: nothing but delivered outcomes may move a workflow."""
+        what = "loop.call_soon_threadsafe()"
+        raise BlockingCall(what)
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Set a durable timer."""
+        return self.call_at(self.time() + delay, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Set a durable timer."""
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        self._timers.set_timer(handle, round(when * 1_000_000))
+        return handle
+
+    def fire(self, handle: asyncio.TimerHandle) -> None:
+        """The timer's time has come: run its callback before the next rest."""
+        self._ready.append(handle)
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        self._timers.drop_timer(handle)
+
+    def time(self) -> float:
+        """The run's time in seconds since 1970: it stands still between outcomes."""
+        return self._timers.now() / 1_000_000
+
+    def create_future(self) -> RunFuture:
+        """A future that hashes by order."""
+        future = RunFuture(loop=self)
+        self._order += 1
+        future.order = self._order
+        return future
+
+    def create_task(
+        self,
+        coro: Any,
+        *,
+        name: str | None = None,
+        context: contextvars.Context | None = None,
+        **_options: Any,
+    ) -> RunTask:
+        """A task in a branch of its own, numbered within the branch that creates it."""
+        current = asyncio.current_task(self)
+        parent = current.branch if isinstance(current, RunTask) else self._root
+        parent.tasks += 1
+        return self._task(coro, Branch(f"{parent.prefix}~{parent.tasks}/"), name, context)
+
+    def create_main(self, coro: Coroutine[Any, Any, Any]) -> RunTask:
+        """The workflow function's own task, in the branch without a prefix."""
+        return self._task(coro, self._root, None, None)
+
+    def _task(
+        self, coro: Any, branch: Branch, name: str | None, context: contextvars.Context | None
+    ) -> RunTask:
+        self._order += 1
+        # A name saves asyncio from making one up.
+        return RunTask(coro, order=self._order, branch=branch, loop=self, name=name or branch.prefix or "main", context=context)
+
+    def get_debug(self) -> bool:
+        """Never: debugging would look at the real clock."""
+        return False
+
+    def is_running(self) -> bool:
+        """Always, for those who ask from inside."""
+        return True
+
+    def is_closed(self) -> bool:
+        """Whether the run is over here."""
+        return self._closed
+
+    def close(self) -> None:
+        """Let nothing run any more."""
+        self._closed = True
+        self._ready.clear()
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """A background task's error that nobody looked at."""
+        log.warning("%s", context.get("message"), exc_info=context.get("exception"))
+
+    def get_exception_handler(self) -> None:
+        """None is set."""
+        return
+
+    def get_task_factory(self) -> None:
+        """None is set."""
+        return
+
+    async def shutdown_asyncgens(self) -> None:
+        """Nothing to do: asynchronous generators are closed with their tasks."""
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncio's name
+        """Nothing to do: there is none."""
+
+
+_OWN = set(vars(PrivateLoop))
+for _name, _value in vars(asyncio.AbstractEventLoop).items():
+    if callable(_value) and not _name.startswith("_") and _name not in _OWN:
+        setattr(PrivateLoop, _name, _refusing(_name))

@@ -1,0 +1,429 @@
+"""
+One run's deterministic half: its private loop, its requests, and the position in its history.
+
+It does no I/O. The driver feeds it outcomes, one at a time, and reads what it wants when it is at rest.
+Live and replay are the same machine: replay takes outcomes from the history, live takes them as they come
+and notes them in that order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from asyncio import events
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.codec.failure import decode_error
+from perdure.codec.payload import Payloads
+from perdure.engine.loop import PrivateLoop, RunTask
+from perdure.engine.request import ChildRequest, ReceiveRequest, Request, StepRequest, TimerRequest
+from perdure.errors import (
+    ChildFailed,
+    Divergence,
+    EngineSignal,
+    NotInWorkflow,
+    PerdureError,
+    RunCancelled,
+    StartConflict,
+)
+from perdure.model.entry import NOTES, PROGRESS, Entry, Kind
+from perdure.model.run import Claimed
+
+
+class Halt(EngineSignal):
+    """Leave the workflow's code at once: it has diverged, or it is no longer driven here."""
+
+
+class TimedOut:
+    """What a receive gets when its time is over."""
+
+
+MISSING: Any = object()
+TIMED_OUT = TimedOut()
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStart:
+    """
+    A child run to be inserted with the next commit.
+
+    Attributes:
+        input: Sealed.
+        deadline_at: Microseconds since 1970.
+        detached: Whether it outlives a failed or cancelled parent.
+        chosen: Whether the user chose its id, which may then be taken.
+    """
+
+    key: str
+    child_id: str
+    workflow: str
+    input: str
+    deadline_at: int | None
+    detached: bool
+    tags: tuple[str, ...]
+    chosen: bool
+
+
+class Machine:
+    """
+    Drives one workflow function through its history and on.
+
+    Args:
+        run: The claimed run.
+        payloads: Opens and seals what is stored.
+        history: The present history, blobs resolved.
+        next_seq: Where the journal goes on.
+        now: The run's time before anything was delivered.
+
+    Attributes:
+        wanted: Requests that are not settled, by key, in the order they were made.
+        fresh: Requests made since the driver last looked; some may be gone again.
+        given_up: Requests that the workflow cancelled since then.
+        buffer: Entries that are not durable yet, in order.
+        children: Child runs to insert with them.
+        divergence: Set when code and history disagree; the run must be paused (I12).
+    """
+
+    def __init__(self, run: Claimed, payloads: Payloads, history: list[Entry], next_seq: int, now: int) -> None:
+        self.run = run
+        self.payloads = payloads
+        self.loop = PrivateLoop(self, run.seed)
+        self.wanted: dict[str, Request] = {}
+        self.fresh: list[Request] = []
+        self.given_up: list[Request] = []
+        self.buffer: list[Entry] = []
+        self.children: list[ChildStart] = []
+        self.divergence: Divergence | None = None
+        self.cancel_reason: str | None = None
+        self.cancelled_at: int | None = None
+        self.timed_out = False
+        self.main: RunTask | None = None
+        self.patches: dict[str, bool] = {}
+        self._history = history
+        self._position = 0
+        self._next_seq = next_seq
+        self._now = now
+        self._over = ""
+        self._timers: dict[asyncio.TimerHandle, TimerRequest] = {}
+
+    # ---------------------------------------------------------------------------------- driver's side
+    def begin(self, workflow: Coroutine[Any, Any, Any]) -> None:
+        """Run to the first rest, then through the history."""
+        self.main = self.loop.create_main(workflow)
+        self.loop.run_to_rest()
+        while self._position < len(self._history) and self.divergence is None:
+            entry = self._history[self._position]
+            if self.main.done():
+                self._diverge(entry, ["the end of the workflow"])
+            elif entry.kind in NOTES:
+                self._diverge(entry, [str(request) for request in self.wanted.values()])
+            else:
+                self._position += 1
+                if entry.kind in PROGRESS:
+                    self._progress(entry)
+                else:
+                    self._deliver(entry, MISSING)
+        self._history = []
+        self._position = 0
+
+    def outcome(  # noqa: PLR0913 - the columns of an entry
+        self,
+        kind: str,
+        key: str,
+        at: int,
+        data: str | None = None,
+        *,
+        decoded: Any = MISSING,
+        started_at: int | None = None,
+        attempt: int | None = None,
+        fingerprint: str | None = None,
+        durable: bool = False,
+    ) -> None:
+        """
+        Note an outcome and deliver it: the workflow runs to its next rest.
+
+        Args:
+            decoded: The value or error that it stands for, when it is at hand.
+            durable: The entry was committed already.
+        """
+        entry = self._append(kind, key, at, data, started_at, attempt, fingerprint)
+        if durable:
+            self.buffer.remove(entry)
+        self._deliver(entry, decoded)
+
+    def progress(self, request: StepRequest, kind: str, at: int, data: str | None, started_at: int) -> None:
+        """Note how far a step has come; the workflow does not see it."""
+        self._append(kind, request.key, at, data, started_at, request.attempt, None)
+
+    def end(self, kind: str, at: int) -> None:
+        """Note the end of the run."""
+        self._append(kind, "", at)
+
+    def mark(self, kind: str, at: int, data: str) -> int:
+        """Note something about the run itself; returns the entry's seq."""
+        return self._append(kind, "", at, data).seq
+
+    def forget_new(self) -> None:
+        """Drop what is not durable: it follows from code that has diverged."""
+        self._next_seq -= len(self.buffer)
+        self.buffer.clear()
+        self.children.clear()
+        self.given_up.clear()
+
+    @property
+    def done(self) -> bool:
+        """Whether the workflow function has ended."""
+        return self.main is not None and self.main.done()
+
+    @property
+    def replaying(self) -> bool:
+        """Whether what happens now happened before."""
+        return self._position < len(self._history)
+
+    @property
+    def length(self) -> int:
+        """Entries of the journal so far, durable or not."""
+        return self._next_seq - 1
+
+    def close(self, why: str) -> None:
+        """
+        Let go of the workflow's code: leftover tasks are cancelled and find the context closed.
+
+        Args:
+            why: What the context says to those who still use it.
+        """
+        if self._over:
+            return
+        self._over = why
+        for _ in range(CLOSING_ROUNDS):
+            tasks = [task for task in asyncio.all_tasks(self.loop) if not task.done()]  # type: ignore[arg-type]
+            if not tasks:
+                break
+            for task in tasks:
+                task.cancel()
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - it is we who drop it
+            self.loop.run_to_rest()
+        self.loop.close()
+        self.wanted.clear()
+
+    # --------------------------------------------------------------------------------- context's side
+    def check(self) -> None:
+        """
+        Refuse the use of the context where no workflow is driven.
+
+        Raises:
+            NotInWorkflow: From a step, a thread or another loop, or after the end.
+            Halt: The workflow has diverged or was put aside.
+        """
+        if self._over:
+            if self._over == EVICTED:
+                raise Halt
+            raise NotInWorkflow(self._over)
+        if events._get_running_loop() is not self.loop:  # noqa: SLF001 - get_running_loop() raises where there is none
+            problem = "it was called from a step, another thread or another event loop"
+            raise NotInWorkflow(problem)
+        if self.divergence is not None:
+            raise Halt
+
+    def key(self, name: str) -> str:
+        """The key of the next operation of this name in the current branch."""
+        task = asyncio.current_task(self.loop)
+        if not isinstance(task, RunTask):
+            problem = "it was called outside the tasks of the workflow"
+            raise NotInWorkflow(problem)
+        return task.branch.key(name)
+
+    def request(self, request: Request) -> None:
+        """The workflow wants this."""
+        request.future.request = request
+        request.future.given_up = self._give_up
+        self.wanted[request.key] = request
+        self.fresh.append(request)
+
+    def note(self, kind: str, key: str, data: str | None = None) -> Entry | None:
+        """
+        Say what the workflow asks for.
+
+        Returns:
+            The recorded entry when this is a replay; None when it is new, and will be durable with the
+            next commit.
+        """
+        if not self.replaying:
+            self._append(kind, key, self._now, data)
+            return None
+        entry = self._history[self._position]
+        if entry.kind != kind or entry.key != key:
+            self._diverge(entry, [f"{kind.replace('_', ' ')} {key!r}"])
+            raise Halt
+        self._position += 1
+        return entry
+
+    def patched(self, patch: str) -> bool:
+        """Whether this run takes the new way: yes when it comes here first now, or came here so before."""
+        if patch not in self.patches:
+            if self.replaying:
+                entry = self._history[self._position]
+                took = entry.kind == Kind.PATCHED and entry.key == patch
+                self._position += took
+                self.patches[patch] = took
+            else:
+                self._append(Kind.PATCHED, patch, self._now)
+                self.patches[patch] = True
+        return self.patches[patch]
+
+    # ------------------------------------------------------------------------------- the loop's timers
+    def now(self) -> int:
+        """The run's time: that of the last outcome."""
+        return self._now
+
+    def set_timer(self, handle: asyncio.TimerHandle, at: int) -> None:
+        """asyncio.sleep and asyncio.timeout come here."""
+        self.check()
+        key = self.key("timer")
+        recorded = self.note(Kind.TIMER_SET, key, str(at))
+        if recorded is not None and recorded.data is not None:
+            at = int(recorded.data)
+        request = TimerRequest(key, self.loop.create_future(), at, handle)
+        self._timers[handle] = request
+        self.request(request)
+
+    def drop_timer(self, handle: asyncio.TimerHandle) -> None:
+        """The workflow cancelled the timer."""
+        request = self._timers.pop(handle, None)
+        if request is not None and self.wanted.pop(request.key, None):
+            self.given_up.append(request)
+
+    # -------------------------------------------------------------------------------------- inside
+    def _append(  # noqa: PLR0913, PLR0917 - the columns of an entry
+        self,
+        kind: str,
+        key: str,
+        at: int,
+        data: str | None = None,
+        started_at: int | None = None,
+        attempt: int | None = None,
+        fingerprint: str | None = None,
+    ) -> Entry:
+        entry = Entry(self._next_seq, kind, key, at, data, started_at, attempt, fingerprint)
+        self._next_seq += 1
+        self.buffer.append(entry)
+        return entry
+
+    def _diverge(self, entry: Entry, requested: list[str]) -> None:
+        recorded = f"{entry.kind.replace('_', ' ')} {entry.key!r}"
+        self.divergence = Divergence(self.run.id, entry.seq, recorded, requested)
+
+    def _give_up(self, request: Request) -> None:
+        if self.wanted.pop(request.key, None) is None or self._over or self.divergence:
+            return
+        if isinstance(request, StepRequest | ChildRequest):
+            self.note(Kind.STEP_CANCELLED, request.key)
+        self.given_up.append(request)
+
+    def _progress(self, entry: Entry) -> None:
+        request = self.wanted.get(entry.key)
+        if not isinstance(request, StepRequest):
+            self._diverge(entry, [str(request) for request in self.wanted.values()])
+            return
+        if request.first_started_at is None:
+            request.first_started_at = entry.started_at
+        if entry.kind == Kind.ATTEMPT_STARTED:
+            request.attempt = entry.attempt or 1
+            request.interrupted = True
+        else:
+            request.interrupted = False
+            request.attempt = (entry.attempt or 1) + 1
+            request.retry_at = json.loads(self.payloads.open(entry.data or "{}")).get("next_at")
+
+    def _deliver(self, entry: Entry, decoded: Any) -> None:
+        self._now = max(self._now, entry.at)
+        if entry.kind == Kind.CANCEL_REQUESTED:
+            self.cancel_reason = entry.data or ""
+            self.cancelled_at = entry.at
+            self._cancel_main()
+        elif entry.kind == Kind.DEADLINE_REACHED:
+            self.timed_out = True
+            self.cancelled_at = entry.at
+            self._cancel_main()
+        else:
+            request = self.wanted.get(entry.key)
+            if request is None or entry.kind not in request.outcomes or not _same_arguments(request, entry):
+                self._diverge(entry, [_described(request) for request in self.wanted.values()])
+                return
+            del self.wanted[entry.key]
+            self._resolve(request, entry, decoded)
+        if self.divergence is None:
+            self.loop.run_to_rest()
+
+    def _cancel_main(self) -> None:
+        if self.main is not None:
+            self.main.cancel()
+
+    def _resolve(self, request: Request, entry: Entry, decoded: Any) -> None:
+        future = request.future
+        if isinstance(request, TimerRequest) and request.handle is not None:
+            self._timers.pop(request.handle, None)
+            self.loop.fire(request.handle)
+        elif isinstance(decoded, BaseException):
+            future.set_exception(decoded)
+        elif decoded is not MISSING:
+            future.set_result(decoded)
+        else:
+            try:
+                value = self._decode(request, entry)
+            except PerdureError as error:
+                # What is stored does not fit the code's types any more: code and journal disagree (I12).
+                self._diverge(entry, [f"{request}, whose stored outcome cannot be read: {error}"])
+                return
+            if isinstance(value, Failure):
+                future.set_exception(value.error)
+            else:
+                future.set_result(value)
+
+    def _decode(self, request: Request, entry: Entry) -> Any:
+        if entry.data is None:
+            return TIMED_OUT if isinstance(request, ReceiveRequest) else None
+        text = self.payloads.open(entry.data)
+        if entry.kind in {Kind.STEP_FAILED, Kind.CHILD_FAILED}:
+            error = decode_error(text)
+            return Failure(child_failure(request.child_id, error) if isinstance(request, ChildRequest) else error)
+        if isinstance(request, StepRequest):
+            return request.returns.decode(text, f"The stored result of step {request.key!r}")
+        return text
+
+
+CLOSING_ROUNDS = 3
+EVICTED = "evicted"
+
+
+class Failure:
+    """A decoded error, told apart from a decoded value."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def child_failure(child_id: str, error: BaseException) -> BaseException:
+    """What the parent sees of a child's end: a refused start as such, anything else inside `ChildFailed`."""
+    if isinstance(error, StartConflict):
+        return error
+    status = "cancelled" if isinstance(error, RunCancelled) else "failed"
+    return ChildFailed(child_id, status, error)
+
+
+def _same_arguments(request: Request, entry: Entry) -> bool:
+    if not isinstance(request, StepRequest) or entry.fingerprint is None or request.fingerprint is None:
+        return True
+    return entry.fingerprint == request.fingerprint
+
+
+def _described(request: Request) -> str:
+    if isinstance(request, StepRequest) and request.fingerprint:
+        return f"{request} with arguments {request.fingerprint}"
+    return str(request)
+
+

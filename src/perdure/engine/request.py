@@ -1,0 +1,125 @@
+"""What a workflow waits for: one request per durable operation that is not settled yet."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from perdure.codec.value import TypeCodec
+from perdure.engine.definition import Step
+from perdure.engine.loop import RunFuture
+from perdure.model.entry import Kind
+
+
+class Request:
+    """
+    A durable operation that the workflow awaits.
+
+    Attributes:
+        key: Its key in the journal.
+        future: Resolved when the outcome is delivered.
+    """
+
+    __slots__ = ("future", "key")
+    word = "operation"
+    outcomes: frozenset[str] = frozenset()
+
+    def __init__(self, key: str, future: RunFuture) -> None:
+        self.key = key
+        self.future = future
+
+    def __str__(self) -> str:
+        return f"{self.word} {self.key!r}"
+
+
+class StepRequest(Request):
+    """
+    A step to be run.
+
+    Attributes:
+        attempt: The attempt that is to run next, or runs.
+        first_started_at: When the first attempt that is on record was begun; for the total timeout.
+        retry_at: When the next attempt is due; None when it is due now.
+        interrupted: An attempt that may run at most once was begun by a worker that died.
+        returns: Encodes and decodes the result.
+    """
+
+    __slots__ = (
+        "args", "attempt", "fingerprint", "first_started_at", "interrupted", "kwargs", "retry_at", "returns", "step",
+        "transactional",
+    )  # fmt: skip
+    word = "step"
+    outcomes = frozenset({Kind.STEP_COMPLETED, Kind.STEP_FAILED})
+
+    def __init__(  # noqa: PLR0913 - one per field
+        self,
+        key: str,
+        future: RunFuture,
+        step: Step[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        returns: TypeCodec,
+        fingerprint: str | None,
+        transactional: bool,
+    ) -> None:
+        self.key = key
+        self.future = future
+        self.step = step
+        self.args = args
+        self.kwargs = kwargs
+        self.returns = returns
+        self.fingerprint = fingerprint
+        self.transactional = transactional
+        self.attempt = 1
+        self.first_started_at: int | None = None
+        self.retry_at: int | None = None
+        self.interrupted = False
+
+
+class TimerRequest(Request):
+    """A time to be reached. A timer of asyncio itself runs its handle; ctx.sleep resolves the future."""
+
+    __slots__ = ("at", "handle")
+    word = "timer"
+    outcomes = frozenset({Kind.TIMER_FIRED})
+
+    def __init__(self, key: str, future: RunFuture, at: int, handle: asyncio.TimerHandle | None = None) -> None:
+        super().__init__(key, future)
+        self.at = at
+        self.handle = handle
+
+
+class ReceiveRequest(Request):
+    """A signal to be received, until a time or without end."""
+
+    __slots__ = ("topic", "until")
+    word = "signal"
+    outcomes = frozenset({Kind.SIGNAL_RECEIVED, Kind.TIMER_FIRED})
+
+    def __init__(self, key: str, future: RunFuture, name: str, until: int | None) -> None:
+        super().__init__(key, future)
+        self.topic = f"signal:{name}"
+        self.until = until
+
+
+class ChildRequest(Request):
+    """A child run whose end is awaited."""
+
+    __slots__ = ("child_id",)
+    word = "child"
+    outcomes = frozenset({Kind.CHILD_COMPLETED, Kind.CHILD_FAILED})
+
+    def __init__(self, key: str, future: RunFuture, child_id: str) -> None:
+        super().__init__(key, future)
+        self.child_id = child_id
+
+    @property
+    def topic(self) -> str:
+        """Where the child's end is announced."""
+        return child_topic(self.child_id)
+
+
+def child_topic(child_id: str) -> str:
+    """The inbox topic under which a child run's end is announced to its parent."""
+    return f"child:{child_id}"

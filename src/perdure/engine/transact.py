@@ -1,0 +1,61 @@
+"""A step whose rows commit together with its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from perdure.engine.current import StepInfo, running_step
+from perdure.engine.host import Host
+from perdure.engine.request import StepRequest
+from perdure.model.entry import Entry, Kind
+from perdure.model.run import Claimed
+from perdure.store.batch import Transaction
+from perdure.store.operation import Line, Row
+from perdure.store.record import Record
+
+Transacted = Callable[[StepRequest, Entry | None, Any, BaseException | None], None]
+
+
+def transact(host: Host, run: Claimed, request: StepRequest, seq: int, done: Transacted) -> None:
+    """
+    Run a step's function inside the transaction that records its outcome.
+
+    Args:
+        seq: The place of its entry; nothing else may be appended meanwhile.
+        done: Called on the loop with the durable entry and its decoded result, or with the error that rolled
+            everything back. A lost run is reported as neither.
+    """
+    record = Record(run.number, run.id, run.epoch, host.limits.inline_bytes)
+    result: list[tuple[Entry, Any]] = []
+    begun = host.clock.now()
+
+    def body(transaction: Transaction) -> list[Line]:
+        token = running_step.set(StepInfo(run.id, run.workflow, request.key, request.attempt))
+        try:
+            value = request.step.fn(transaction, *request.args)
+        finally:
+            running_step.reset(token)
+        what = f"The result of step {request.key!r}"
+        text = request.returns.encode(value, what)
+        decoded = request.returns.decode(text, what)
+        entry = Entry(
+            seq, Kind.STEP_COMPLETED, request.key, max(begun, host.clock.now()), host.payloads.seal(text, what), begun,
+            request.attempt, request.fingerprint,
+        )  # fmt: skip
+        more = Record(run.number, run.id, run.epoch, host.limits.inline_bytes)
+        more.entries([entry])
+        result.append((entry, decoded))
+        return more.lines[1:]
+
+    record.body = body
+
+    def answered(rows: list[Row], error: Exception | None) -> None:
+        if error is None and any(row[0] == "stale" for row in rows):
+            done(request, None, None, None)
+        elif error is not None:
+            done(request, None, None, error)
+        else:
+            done(request, *result[-1], None)
+
+    host.submit(record, answered)

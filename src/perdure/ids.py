@@ -1,0 +1,124 @@
+"""The only source of chance: identifiers, seeds, jitter."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+import socket
+import uuid
+
+from perdure.errors import InvalidName
+
+_HEX_BITS = 48
+_ID = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+_NAME = re.compile(r"(?!~)[^\x00-\x1f\x7f/]{1,200}(?<!#)")
+_REPEAT = re.compile(r"#\d+$")
+MAX_NAME = 200
+
+
+def run_id(now: int) -> str:
+    """
+    A new run id: 12 hex digits of milliseconds, then 16 of chance.
+
+    Ids made later sort later, so that the index on ids grows at its right edge only.
+
+    Args:
+        now: Microseconds since 1970.
+    """
+    return f"{now // 1000 & (1 << _HEX_BITS) - 1:012x}{os.urandom(8).hex()}"
+
+
+def seed() -> int:
+    """A new run's seed: 62 bits of chance, from which ctx.uuid() and ctx.random() follow."""
+    return int.from_bytes(os.urandom(8), "big") >> 2
+
+
+def worker_id() -> str:
+    """A new worker's identity: host, process and chance, so that no two workers share one."""
+    return f"{socket.gethostname()[:60]}:{os.getpid()}:{os.urandom(4).hex()}"
+
+
+def process() -> tuple[str, int]:
+    """This process: host name and process id."""
+    return socket.gethostname(), os.getpid()
+
+
+def process_place() -> str:
+    """
+    What tells whether another process's id means anything here: host, boot and namespace of process ids.
+
+    Two processes of one place can see from the process id whether the other is alive.
+    """
+    parts = [socket.gethostname()]
+    for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        try:
+            parts.append(os.readlink(file) if file.endswith("pid") else _read(file))
+        except OSError:
+            parts.append("")
+    return ":".join(parts)
+
+
+def process_gone(pid: int) -> bool:
+    """Whether no process of this place has this id any more."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    try:
+        return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0] in "ZX"
+    except (OSError, IndexError):
+        return False
+
+
+def _read(file: str) -> str:
+    with open(file, encoding="ascii", errors="replace") as opened:  # noqa: PTH123 - a file of the kernel
+        return opened.read().strip()
+
+
+def stream(*parts: object) -> random.Random:
+    """A reproducible source of chance, determined by its parts."""
+    digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
+    return random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - reproducible, not secret, on purpose
+
+
+def uuid_from(source: random.Random) -> uuid.UUID:
+    """A version 4 UUID drawn from a reproducible source."""
+    return uuid.UUID(int=source.getrandbits(128), version=4)
+
+
+def jitter() -> float:
+    """A number from 0 up to 1, for spreading retries."""
+    return random.random()  # noqa: S311 - spreads load, keeps no secret
+
+
+def check_id(what: str, value: str) -> str:
+    """
+    Return an id given by a user.
+
+    Raises:
+        InvalidName: Not a string of 1 to 200 printable characters.
+    """
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise InvalidName(what, value, "it must be a string of 1 to 200 characters without control characters")
+    return value
+
+
+def check_name(what: str, value: str) -> str:
+    """
+    Return a name that may become part of a journal key.
+
+    Raises:
+        InvalidName: Empty, too long, with a slash, or with an ending that perdure gives to repeats.
+    """
+    if not isinstance(value, str) or not _NAME.fullmatch(value) or _REPEAT.search(value):
+        raise InvalidName(
+            what,
+            value,
+            "it must have 1 to 200 characters, no '/' or control characters, not begin with '~' "
+            "and not end in '#' or '#' and digits (perdure numbers repeats so)",
+        )
+    return value

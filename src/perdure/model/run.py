@@ -1,0 +1,160 @@
+"""Runs as the store keeps them, and how to ask for many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from perdure.errors import InvalidOption
+from perdure.model.status import TERMINAL, Status
+
+MAX_PAGE = 1_000
+
+
+class RunRow(NamedTuple):
+    """
+    A row of the table of runs, column for column. Times are microseconds since 1970.
+
+    Attributes:
+        number: The run's number in its database; never used again.
+        id: Its public id.
+        generation: 1, and one more with each rerun.
+        owner: Number of the worker that drives it, or None.
+        epoch: Fencing number: changes with every change of owner (I1).
+        due_at: When a worker should claim it; None while owned, and while it waits for others.
+        waiting_for: JSON array of the topics whose messages make it due.
+        parent, root: Numbers of the run that started it, and of the first of its tree.
+        reason: Why it is paused, as JSON.
+        seed: Where ctx.uuid() and ctx.random() begin.
+        takeovers: Times in a row that its worker died without progress of the run.
+    """
+
+    number: int
+    id: str
+    workflow: str
+    status: str
+    generation: int
+    owner: int | None
+    epoch: int
+    due_at: int | None
+    waiting_for: str | None
+    parent: int | None
+    root: int | None
+    detached: int
+    input: str
+    output: str | None
+    error: str | None
+    reason: str | None
+    seed: int
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+    deadline_at: int | None
+    takeovers: int
+    takeover_seq: int | None
+    forked_from: str | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended in this generation."""
+        return self.status in TERMINAL
+
+
+class Claimed(NamedTuple):
+    """What a worker gets with a run that it now owns."""
+
+    number: int
+    id: str
+    workflow: str
+    status: str
+    generation: int
+    epoch: int
+    parent: int | None
+    input: str
+    seed: int
+    started_at: int
+    deadline_at: int | None
+    forked_from: str | None
+
+
+class Message(NamedTuple):
+    """
+    A message in a run's inbox.
+
+    Attributes:
+        topic: "signal:<name>", "child:<run id>", "control:cancel" or "control:pause".
+        key: The sender's deduplication key.
+        data: Payload as stored.
+        status, output, error, child_id: The child's end, when a child sent it.
+    """
+
+    run: int
+    id: int
+    topic: str
+    key: str | None
+    data: str | None
+    sent_at: int
+    status: str | None
+    output: str | None
+    error: str | None
+    child_id: str | None
+
+
+class WorkerRow(NamedTuple):
+    """A worker process, and how many runs it owns now."""
+
+    number: int
+    id: str
+    host: str
+    place: str
+    pid: int
+    workflows: str
+    state: str
+    started_at: int
+    heartbeat_at: int
+    lease_until: int
+    owned: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """
+    Which runs to list; all conditions must hold.
+
+    Attributes:
+        status: Any of these.
+        workflow: Registered name.
+        parent: Id of the parent run.
+        tag: A tag given at the start.
+        id_prefix: What the id begins with.
+        created_from, created_to: Microseconds since 1970, from inclusive to exclusive.
+        after: Continue behind the run of this number (keyset paging; see `RunPage.next`).
+        limit: 1 to 1,000 runs.
+        oldest_first: Order by number, upwards.
+    """
+
+    status: tuple[Status, ...] = ()
+    workflow: str | None = None
+    parent: str | None = None
+    tag: str | None = None
+    id_prefix: str | None = None
+    created_from: int | None = None
+    created_to: int | None = None
+    after: int | None = None
+    limit: int = 100
+    oldest_first: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.limit <= MAX_PAGE:
+            option = "RunFilter(limit)"
+            raise InvalidOption(option, f"{self.limit!r} is not between 1 and {MAX_PAGE}")
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """One page of a list: its rows, and the `after` of the next page, None on the last."""
+
+    rows: list[RunRow]
+    next: int | None
+
+

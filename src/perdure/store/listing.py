@@ -1,0 +1,43 @@
+"""Lists of runs by their filters: whitelisted fragments, bound values, keyset pages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perdure.model.run import RunFilter, RunPage, RunRow
+from perdure.store.sqlite import SqliteStore
+
+
+async def list_runs(store: SqliteStore, wanted: RunFilter) -> RunPage:
+    """One page of the runs that meet a filter, newest first unless asked otherwise."""
+    conditions: list[str] = []
+    values: list[Any] = []
+
+    def add(condition: str, *bound: Any) -> None:
+        conditions.append(condition)
+        values.extend(bound)
+
+    if wanted.status:
+        add(f"status in ({', '.join('?' * len(wanted.status))})", *(status.value for status in wanted.status))
+    if wanted.workflow is not None:
+        add("workflow = ?", wanted.workflow)
+    if wanted.parent is not None:
+        add("parent = (select p.number from perdure_runs p where p.id = ?)", wanted.parent)
+    if wanted.tag is not None:
+        add("number in (select t.run from perdure_tags t where t.tag = ?)", wanted.tag)
+    if wanted.id_prefix is not None:
+        add("id >= ? and id < ?", wanted.id_prefix, wanted.id_prefix + "\U0010ffff")
+    if wanted.created_from is not None:
+        add("created_at >= ?", wanted.created_from)
+    if wanted.created_to is not None:
+        add("created_at < ?", wanted.created_to)
+    if wanted.after is not None:
+        add("number > ?" if wanted.oldest_first else "number < ?", wanted.after)
+    where = f"where {' and '.join(conditions)} " if conditions else ""
+    order = "asc" if wanted.oldest_first else "desc"
+    # The fragments are fixed above; every value is bound.
+    sql = f"select * from perdure_runs {where}order by number {order} limit ?"  # noqa: S608
+    rows = [RunRow(*row) for row in await store.select(sql, [*values, wanted.limit + 1])]
+    more = len(rows) > wanted.limit
+    rows = rows[: wanted.limit]
+    return RunPage(rows, rows[-1].number if more else None)

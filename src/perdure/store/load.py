@@ -1,0 +1,53 @@
+"""Read runs with what belongs to them: journals, inboxes, large payloads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from perdure.model.entry import Entry
+from perdure.model.run import Claimed, Message
+from perdure.store.sqlite import SqliteStore
+
+
+async def load_messages(store: SqliteStore, numbers: list[int]) -> dict[int, list[Message]]:
+    """The untaken messages of these runs, by run, oldest first."""
+    found: dict[int, list[Message]] = {}
+    for row in await store.rows("mail", json.dumps(numbers)):
+        message = Message(*row)
+        found.setdefault(message.run, []).append(message)
+    return found
+
+
+async def load_journals(store: SqliteStore, runs: Iterable[Claimed]) -> dict[int, list[Entry]]:
+    """The whole journals of these runs, by run, with large payloads in place."""
+    return {run.number: await load_journal(store, run.number) for run in runs}
+
+
+async def load_journal(store: SqliteStore, number: int) -> list[Entry]:
+    """One run's whole journal, with large payloads in place."""
+    entries = [Entry(*row) for row in await store.rows("history", number)]
+    names = {entry.data for entry in entries if entry.data is not None and entry.data.startswith("@")}
+    if not names:
+        return entries
+    texts = await _blobs(store, names)
+    return [entry._replace(data=texts.get(entry.data, entry.data)) if entry.data else entry for entry in entries]
+
+
+async def resolve_input(store: SqliteStore, runs: Iterable[Claimed]) -> dict[int, Claimed]:
+    """Those of the runs whose input is a large payload, with it in place."""
+    large = [run for run in runs if run.input.startswith("@")]
+    if not large:
+        return {}
+    texts = await _blobs(store, {run.input for run in large})
+    return {run.number: run._replace(input=texts.get(run.input, run.input)) for run in large}
+
+
+async def resolve(store: SqliteStore, text: str) -> str:
+    """A payload as it was before it was perhaps put on the shelf of blobs."""
+    return (await _blobs(store, {text})).get(text, text) if text.startswith("@") else text
+
+
+async def _blobs(store: SqliteStore, names: set[str]) -> dict[str, str]:
+    hashes = json.dumps([name[1:] for name in names])
+    return {f"@{name}": data for name, data in await store.rows("blobs", hashes)}

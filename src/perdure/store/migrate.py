@@ -1,0 +1,101 @@
+"""Numbered, forward-only migrations, each in one transaction with its version."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import apsw
+
+from perdure.errors import SchemaMissing, SchemaTooNew, StoreCorrupt
+
+_FILE = re.compile(r"(\d{4})_(\w+)\.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file of store/sql/migrations/<dialect>/."""
+
+    version: int
+    name: str
+    sql: str
+
+
+@cache
+def migrations(dialect: str) -> tuple[Migration, ...]:
+    """All migrations of a dialect, by version."""
+    folder = resources.files("perdure.store") / "sql" / "migrations" / dialect
+    found = []
+    for file in folder.iterdir():
+        if match := _FILE.fullmatch(file.name):
+            found.append(Migration(int(match[1]), match[2], file.read_text(encoding="utf-8")))
+    return tuple(sorted(found, key=lambda migration: migration.version))
+
+
+def version_of(connection: apsw.Connection) -> int:
+    """The schema's version, 0 when perdure has no schema here."""
+    there = connection.execute(
+        "select count(*) from sqlite_schema where type = 'table' and name = 'perdure_schema'"
+    ).get
+    if not there:
+        return 0
+    version = connection.execute("select max(version) from perdure_schema").get
+    if not isinstance(version, int):
+        problem = "The table perdure_schema is empty: the database was damaged. Restore a backup."
+        raise StoreCorrupt(problem)
+    return version
+
+
+def check_version(connection: apsw.Connection, path: str) -> None:
+    """
+    Refuse a schema that this perdure cannot use.
+
+    Raises:
+        SchemaTooNew: A newer perdure migrated it.
+        SchemaMissing: It has to be migrated first.
+    """
+    have, newest = version_of(connection), migrations("sqlite")[-1].version
+    if have > newest:
+        problem = f"{path} has schema version {have}, and this perdure knows {newest}. Install a newer perdure."
+        raise SchemaTooNew(problem)
+    if have < newest:
+        problem = f"{path} has schema version {have}, and {newest} is needed. Run `perdure db migrate`."
+        raise SchemaMissing(problem)
+
+
+def migrate(connection: apsw.Connection, path: str, now: int) -> list[Migration]:
+    """
+    Bring the schema up to date; several processes may try at once.
+
+    Args:
+        now: Microseconds since 1970.
+
+    Returns:
+        The migrations that were applied.
+
+    Raises:
+        SchemaTooNew: A newer perdure migrated the database; nothing is changed.
+    """
+    newest = migrations("sqlite")[-1].version
+    if version_of(connection) == newest:
+        return []
+    connection.execute("begin immediate")
+    try:
+        have = version_of(connection)
+        if have > newest:
+            check_version(connection, path)
+        applied = [migration for migration in migrations("sqlite") if migration.version > have]
+        for migration in applied:
+            connection.execute(migration.sql)
+            connection.execute(
+                "insert into perdure_schema (version, name, applied_at) values (?, ?, ?)",
+                (migration.version, migration.name, now),
+            )
+        connection.execute("commit")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("rollback")
+        raise
+    return applied

@@ -1,0 +1,107 @@
+"""
+An operation is data: named statements with their parameters, which commit together.
+
+One runner can therefore execute a whole batch of them, statement by statement, and never needs Python
+in between. What is expected to conflict comes back as rows, not as exceptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+Line = tuple[str, tuple[Any, ...]]
+"""A statement's name and its parameters, without the tag."""
+
+ORDER = (
+    "add_blob",
+    "register_worker",
+    "heartbeat",
+    "leave",
+    "declare_dead",
+    "bury",
+    "expire_runs",
+    "fence",
+    "start",
+    "start_child",
+    "copy_entry",
+    "add_tag",
+    "append",
+    "forget",
+    "add_blob_ref",
+    "take",
+    "take_keyed",
+    "send",
+    "ask_pause",
+    "ask_children",
+    "park",
+    "finish",
+    "renew",
+    "release",
+    "pause_own",
+    "notify_parent",
+    "cancel_children",
+    "wake",
+    "wake_id",
+    "cancel",
+    "pause_idle",
+    "resume",
+    "rerun",
+    "restore",
+    "restore_keyed",
+    "note",
+    "claim",
+    "forget_workers",
+    "doom",
+    "drop_journal",
+    "drop_inbox",
+    "drop_tags",
+    "drop_blobs",
+    "drop_blob_refs",
+    "drop_runs",
+    "clear_doomed",
+)
+"""
+The order in which the statements of one batch run, whichever operations they come from.
+
+It makes any mix of operations right in one transaction: what checks ownership comes before what changes
+it, messages come before parking (which looks for them), wake-ups come after parking.
+"""
+
+
+class Operation:
+    """
+    What commits together.
+
+    Attributes:
+        lines: Statements with parameters; order within one statement is kept.
+        changed: Numbers of runs whose watchers must look again after the commit.
+        makes_due: Whether a run may have become due, so that workers look for it.
+        body: Runs inside the same transaction, for a user's own rows, and returns more lines.
+    """
+
+    __slots__ = ("body", "changed", "lines", "makes_due")
+
+    def __init__(
+        self,
+        lines: Iterable[Line] = (),
+        *,
+        changed: Iterable[int] = (),
+        makes_due: bool = False,
+        body: Callable[[Any], list[Line]] | None = None,
+    ) -> None:
+        self.lines: list[Line] = list(lines)
+        self.changed = set(changed)
+        self.makes_due = makes_due
+        self.body = body
+
+    def add(self, statement: str, *parameters: Any) -> None:
+        """Append one statement."""
+        self.lines.append((statement, parameters))
+
+
+Row = tuple[Any, ...]
+"""A row that came back: its label ("started", "stale", …), then its columns."""
+
+Done = Callable[[list[Row], "Exception | None"], None]
+"""Called on the event loop after the commit, with the operation's rows or with the error."""

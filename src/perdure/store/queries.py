@@ -1,0 +1,66 @@
+"""Load the SQL files: every statement that perdure can run, under its name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+_HEADING = re.compile(r"^-- name: (\w+)\(([\w, ]*)\)[ ]*$", re.MULTILINE)
+_PARAMETER = re.compile(r"(?<![:\w]):(\w+)")
+_COMMENT = re.compile(r"--[^\n]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """
+    One named statement.
+
+    Attributes:
+        sql: With numbered parameters ?1, ?2, …
+        parameters: Their names, in order.
+        tagged: Whether the first parameter is the runner's tag and rows come back under it.
+    """
+
+    name: str
+    sql: str
+    parameters: tuple[str, ...]
+    tagged: bool
+
+
+def parse(text: str, origin: str) -> dict[str, Statement]:
+    """
+    Split a file into its statements.
+
+    Raises:
+        ValueError: A name occurs twice, or a statement uses a parameter that its heading lacks or has one
+            that it does not use.
+    """
+    found: dict[str, Statement] = {}
+    pieces = _HEADING.split(text)[1:]
+    for name, heading, body in zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True):
+        parameters = tuple(p.strip() for p in heading.split(",") if p.strip())
+        sql = _COMMENT.sub("", body).strip().rstrip(";")
+        used = set(_PARAMETER.findall(sql))
+        if name in found or used != set(parameters):
+            message = f"{origin}: statement {name!r} is defined twice, or its heading and its text disagree: {used}"
+            raise ValueError(message)
+        place = {p: f"?{i}" for i, p in enumerate(parameters, 1)}
+        sql = _PARAMETER.sub(lambda match, place=place: place[match[1]], sql)
+        found[name] = Statement(name, re.sub(r"\s+", " ", sql), parameters, parameters[:1] == ("tag",))
+    return found
+
+
+@cache
+def statements(dialect: str) -> dict[str, Statement]:
+    """All statements of one dialect: the shared ones and its own."""
+    folder = resources.files("perdure.store") / "sql"
+    found: dict[str, Statement] = {}
+    for file in ("shared.sql", f"{dialect}.sql"):
+        more = parse((folder / file).read_text(encoding="utf-8"), file)
+        if twice := found.keys() & more.keys():
+            message = f"{file}: {sorted(twice)} stand in shared.sql as well"
+            raise ValueError(message)
+        found |= more
+    return found

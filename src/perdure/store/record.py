@@ -1,0 +1,125 @@
+"""What a driver writes: entries of its run and, with them, the run's next state (I1, I4)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+
+from perdure.model.entry import Entry
+from perdure.model.run import Message
+from perdure.model.status import Status
+from perdure.store.operation import Operation
+
+
+class Record(Operation):
+    """
+    One commit of a driver.
+
+    Every statement names the run's epoch, so that a driver that lost the run changes nothing; then a row
+    labelled "stale" comes back.
+    """
+
+    __slots__ = ("epoch", "id", "inline_bytes", "number")
+
+    def __init__(self, number: int, run_id: str, epoch: int, inline_bytes: int) -> None:
+        super().__init__((("fence", (number, epoch)),), changed=(number,))
+        self.number = number
+        self.id = run_id
+        self.epoch = epoch
+        self.inline_bytes = inline_bytes
+
+    def entries(self, entries: Iterable[Entry]) -> None:
+        """Append these to the journal."""
+        number, epoch, most = self.number, self.epoch, self.inline_bytes
+        for entry in entries:
+            data = entry.data
+            if data is not None and len(data) > most:
+                data = shelve(self, self.id, data)
+            self.lines.append(
+                ("append", (number, epoch, *entry[:4], data, entry.started_at, entry.attempt, entry.fingerprint))
+            )
+
+    def take(self, message: Message, seq: int) -> None:
+        """The workflow has observed this message (I9)."""
+        if message.key is None:
+            self.add("take", self.number, self.epoch, message.id)
+        else:
+            self.add("take_keyed", self.number, self.epoch, message.id, seq)
+
+    def park(self, due_at: int | None, topics: list[str], now: int) -> None:
+        """Give up the run until a time or a message; a message that is there already makes it due at once."""
+        self.add("park", self.number, self.epoch, due_at, json.dumps(topics), now)
+        self.makes_due = True
+
+    def pause(self, reason: str) -> None:
+        """Put the run aside until an operator resumes it."""
+        self.add("pause_own", self.number, self.epoch, reason)
+
+    def release(self, now: int) -> None:
+        """Give the run back, due now."""
+        self.add("release", self.number, self.epoch, now)
+        self.makes_due = True
+
+    def renew(self, payload: str, seq: int, now: int) -> None:
+        """Begin again with other input: forget the journal before `seq`."""
+        if len(payload) > self.inline_bytes:
+            payload = shelve(self, self.id, payload)
+        self.add("renew", self.number, self.epoch, payload)
+        self.add("forget", self.number, self.epoch, seq)
+        self.release(now)
+
+    def finish(self, status: Status, output: str | None, error: str | None, now: int) -> None:
+        """End the run; unless it completed, its children end too."""
+        if output is not None and len(output) > self.inline_bytes:
+            output = shelve(self, self.id, output)
+        if error is not None and len(error) > self.inline_bytes:
+            error = shelve(self, self.id, error)
+        self.add("finish", self.number, self.epoch, status.value, output, error, now)
+        if status is not Status.COMPLETED:
+            self.add("ask_children", self.number, json.dumps("the parent run has ended"), now)
+            self.add("cancel_children", self.number, now)
+            self.makes_due = True
+
+    def tell_parent(self, parent: int, topic: str, status: Status, now: int) -> None:
+        """Leave the parent a message, and wake it if it waits for this."""
+        self.add("notify_parent", self.number, self.epoch, status.value, topic, now)
+        self.add("wake", parent, topic, now)
+        self.makes_due = True
+
+    def start_child(  # noqa: PLR0913 - one per column
+        self,
+        child_id: str,
+        workflow: str,
+        payload: str,
+        *,
+        seed: int,
+        now: int,
+        deadline_at: int | None,
+        detached: bool,
+        tags: Iterable[str],
+    ) -> None:
+        """Insert a child run, due now."""
+        if len(payload) > self.inline_bytes:
+            payload = shelve(self, child_id, payload)
+        self.add(
+            "start_child", child_id, workflow, payload, seed, now, deadline_at, int(detached), self.number, self.epoch
+        )
+        for tag in tags:
+            self.add("add_tag", child_id, tag)
+        self.makes_due = True
+
+    def cancel(self, run_id: str, reason: str, now: int) -> None:
+        """Ask another run to end."""
+        self.add("send", run_id, "control:cancel", None, reason, now)
+        self.add("cancel", run_id, now)
+        self.makes_due = True
+
+
+def shelve(operation: Operation, run_id: str, data: str) -> str:
+    """Put a large payload on the shelf of blobs; returns its name, which is stored in its place."""
+    # Not for secrecy: the content's own name.
+    name = hashlib.sha256(data.encode()).hexdigest()
+    operation.add("add_blob", name, len(data), data)
+    operation.add("add_blob_ref", run_id, name)
+    return f"@{name}"

@@ -1,0 +1,250 @@
+-- Statements that every database takes as written.
+-- Heading: -- name: statement(parameters in their order).  A first parameter `tag` is the runner's: rows
+-- that a statement returns begin with it, so that a batch's rows find the operation they belong to.
+
+-- name: fence(tag, run, epoch)
+-- I1: a row comes back when the driver no longer owns the run.
+select :tag, 'stale'
+where not exists (
+  select 1 from perdure_runs where number = :run and epoch = :epoch and owner is not null
+);
+
+-- name: add_blob(hash, size, data)
+insert into perdure_blobs (hash, size, data) values (:hash, :size, :data)
+on conflict (hash) do nothing;
+
+-- name: start(tag, id, workflow, status, owner, epoch, due_at, input, seed, created_at, started_at, deadline_at, forked_from)
+-- No row back: the id is taken.
+insert into perdure_runs (
+  id, workflow, status, owner, epoch, due_at, input, seed, created_at, started_at, deadline_at, forked_from
+) values (
+  :id, :workflow, :status, :owner, :epoch, :due_at, :input, :seed, :created_at, :started_at, :deadline_at,
+  :forked_from
+)
+on conflict (id) do nothing
+returning :tag, 'started', number;
+
+-- name: start_child(tag, id, workflow, input, seed, now, deadline_at, detached, parent, epoch)
+-- No row back: the id is taken, or the parent is no longer ours.
+insert into perdure_runs (
+  id, workflow, status, due_at, input, seed, created_at, deadline_at, detached, parent, root
+)
+select :id, :workflow, 'queued', :now, :input, :seed, :now, :deadline_at, :detached, number, coalesce(root, number)
+from perdure_runs
+where number = :parent and epoch = :epoch and owner is not null
+on conflict (id) do nothing
+returning :tag, 'child', id;
+
+-- name: add_tag(id, name)
+insert into perdure_tags (tag, run)
+select :name, number from perdure_runs where id = :id
+on conflict (tag, run) do nothing;
+
+-- name: add_blob_ref(id, hash)
+insert into perdure_blob_refs (run, hash)
+select number, :hash from perdure_runs where id = :id
+on conflict (run, hash) do nothing;
+
+-- name: copy_entry(id, seq, kind, key, at, data, started_at, attempt, fingerprint)
+-- A fork's first entries, taken from the run it was forked from.
+insert into perdure_journal (run, seq, kind, key, at, data, started_at, attempt, fingerprint)
+select number, :seq, :kind, :key, :at, :data, :started_at, :attempt, :fingerprint
+from perdure_runs
+where id = :id and epoch = 0 and started_at is null;
+
+-- name: append(run, epoch, seq, kind, key, at, data, started_at, attempt, fingerprint)
+insert into perdure_journal (run, seq, kind, key, at, data, started_at, attempt, fingerprint)
+select number, :seq, :kind, :key, :at, :data, :started_at, :attempt, :fingerprint
+from perdure_runs
+where number = :run and epoch = :epoch and owner is not null;
+
+-- name: take(run, epoch, id)
+delete from perdure_inbox
+where id = :id and run = :run and key is null
+  and exists (select 1 from perdure_runs where number = :run and epoch = :epoch and owner is not null);
+
+-- name: take_keyed(run, epoch, id, seq)
+-- Keyed messages stay, so that a second one under the key is recognised.
+update perdure_inbox set taken_seq = :seq
+where id = :id and run = :run and taken_seq is null
+  and exists (select 1 from perdure_runs where number = :run and epoch = :epoch and owner is not null);
+
+-- name: send(tag, run_id, topic, key, data, now)
+-- No row back: no such run, it has ended, or a message under this key came first.
+insert into perdure_inbox (run, topic, key, data, sent_at)
+select number, :topic, :key, :data, :now
+from perdure_runs
+where id = :run_id and status not in ('completed', 'failed', 'cancelled')
+on conflict (run, topic, key) where key is not null do nothing
+returning :tag, 'sent', run;
+
+-- name: ask_children(tag, run, data, now)
+-- Cancellation reaches the children that are not detached.
+insert into perdure_inbox (run, topic, data, sent_at)
+select number, 'control:cancel', :data, :now
+from perdure_runs
+where parent = :run and detached = 0 and status not in ('completed', 'failed', 'cancelled', 'cancelling')
+returning :tag, 'asked', run;
+
+-- name: finish(run, epoch, status, output, error, now)
+update perdure_runs
+set status = :status, output = :output, error = :error, finished_at = :now,
+  owner = null, due_at = null, waiting_for = null, reason = null
+where number = :run and epoch = :epoch and owner is not null;
+
+-- name: release(run, epoch, now)
+-- Give the run back, due at once: the worker leaves, or the run begins anew with other input.
+update perdure_runs
+set owner = null, epoch = epoch + 1, due_at = :now, waiting_for = null,
+  status = case status when 'running' then 'queued' else status end
+where number = :run and epoch = :epoch and owner is not null;
+
+-- name: renew(run, epoch, input)
+-- continue_as_new: the history so far goes, the run begins again with this input.
+update perdure_runs set input = :input, takeovers = 0, takeover_seq = null
+where number = :run and epoch = :epoch and owner is not null;
+
+-- name: forget(run, epoch, seq)
+delete from perdure_journal
+where run = :run and seq < :seq
+  and exists (select 1 from perdure_runs where number = :run and epoch = :epoch and owner is not null);
+
+-- name: pause_own(run, epoch, reason)
+update perdure_runs
+set status = 'paused', reason = :reason, owner = null, due_at = null, waiting_for = null, epoch = epoch + 1
+where number = :run and epoch = :epoch and owner is not null;
+
+-- name: notify_parent(tag, run, epoch, status, topic, now)
+-- The result itself stays in the child's row; the message says whose it is.
+insert into perdure_inbox (run, topic, sender, sent_at)
+select p.number, :topic, c.number, :now
+from perdure_runs c join perdure_runs p on p.number = c.parent
+where c.number = :run and c.epoch = :epoch and c.status = :status and c.owner is null and c.finished_at = :now
+  and p.status not in ('completed', 'failed', 'cancelled')
+returning :tag, 'notified', run;
+
+-- name: cancel(tag, id, now)
+-- The status says at once that the run is to end; its driver does the rest.
+update perdure_runs
+set status = 'cancelling', reason = null, due_at = case when owner is null then :now end
+where id = :id and status in ('queued', 'running', 'waiting', 'paused', 'compensating')
+returning :tag, 'cancelling', number, owner;
+
+-- name: cancel_children(run, now)
+update perdure_runs
+set status = 'cancelling', reason = null, due_at = case when owner is null then :now end
+where parent = :run and detached = 0 and status in ('queued', 'running', 'waiting', 'paused', 'compensating');
+
+-- name: pause_idle(tag, id, epoch, reason)
+update perdure_runs
+set status = 'paused', reason = :reason, due_at = null, epoch = epoch + 1
+where id = :id and epoch = :epoch and owner is null and status in ('queued', 'waiting')
+returning :tag, 'paused', number;
+
+-- name: ask_pause(tag, id, data, now)
+insert into perdure_inbox (run, topic, data, sent_at)
+select number, 'control:pause', :data, :now
+from perdure_runs
+where id = :id and owner is not null and status = 'running'
+returning :tag, 'asked', run;
+
+-- name: note(id, epoch, kind, data, now)
+-- An entry about a run that nobody drives, written by what has just given it this epoch.
+insert into perdure_journal (run, seq, kind, key, at, data)
+select number, (select coalesce(max(j.seq), 0) + 1 from perdure_journal j where j.run = r.number), :kind, '',
+  :now, :data
+from perdure_runs r
+where id = :id and epoch = :epoch and owner is null;
+
+-- name: resume(tag, id, epoch, now)
+update perdure_runs
+set status = 'queued', reason = null, due_at = :now, epoch = epoch + 1, takeovers = 0
+where id = :id and epoch = :epoch and status = 'paused'
+returning :tag, 'resumed', number;
+
+-- name: rerun(tag, id, epoch, now)
+-- A new generation of an ended or paused run. Its predecessor's end stays in the journal's rerun entry.
+update perdure_runs
+set generation = generation + 1, status = 'queued', due_at = :now, epoch = epoch + 1, output = null, error = null,
+  reason = null, finished_at = null, deadline_at = null, waiting_for = null, takeovers = 0, takeover_seq = null
+where id = :id and epoch = :epoch and owner is null
+  and status in ('completed', 'failed', 'cancelled', 'paused')
+returning :tag, 'rerun', number;
+
+-- name: restore(id, epoch, topic, data, sender, now)
+-- A rerun gives back the messages that the dropped part of the history had taken.
+insert into perdure_inbox (run, topic, data, sender, sent_at)
+select number, :topic, :data, :sender, :now from perdure_runs where id = :id and epoch = :epoch;
+
+-- name: restore_keyed(id, epoch, seq)
+update perdure_inbox set taken_seq = null
+where run = (select number from perdure_runs where id = :id and epoch = :epoch) and taken_seq > :seq;
+
+-- name: register_worker(tag, id, host, place, pid, workflows, now, lease_until)
+-- No row back: the id is in use.
+insert into perdure_workers (id, host, place, pid, workflows, state, started_at, heartbeat_at, lease_until)
+values (:id, :host, :place, :pid, :workflows, 'alive', :now, :now, :lease_until)
+on conflict (id) do nothing
+returning :tag, 'registered', number;
+
+-- name: heartbeat(tag, worker, now, lease_until)
+-- No row back: others have declared this worker dead.
+update perdure_workers set heartbeat_at = :now, lease_until = :lease_until
+where number = :worker and state = 'alive'
+returning :tag, 'alive';
+
+-- name: leave(worker, now)
+update perdure_workers set state = 'left', lease_until = :now where number = :worker and state = 'alive';
+
+-- name: declare_dead(worker, now)
+-- Its process is known to be gone, so nobody need wait for its lease to end.
+update perdure_workers set state = 'dead', lease_until = :now where number = :worker and state = 'alive';
+
+-- name: bury(now)
+update perdure_workers set state = 'dead' where state = 'alive' and lease_until < :now;
+
+-- name: forget_workers(before)
+delete from perdure_workers
+where state <> 'alive' and lease_until < :before
+  and not exists (select 1 from perdure_runs r where r.owner = perdure_workers.number);
+
+-- ------------------------------------------------------------------------------------------ reading
+
+-- name: run_by_id(id)
+select * from perdure_runs where id = :id;
+
+-- name: run_by_number(number)
+select * from perdure_runs where number = :number;
+
+-- name: history(run)
+select seq, kind, key, at, data, started_at, attempt, fingerprint
+from perdure_journal where run = :run order by seq;
+
+-- name: entries(run, after, most)
+select seq, kind, key, at, data, started_at, attempt, fingerprint
+from perdure_journal where run = :run and seq > :after order by seq limit :most;
+
+-- name: blob(hash)
+select data from perdure_blobs where hash = :hash;
+
+-- name: tags_of(run)
+select tag from perdure_tags where run = :run order by tag;
+
+-- name: taken_keyed(run, seq)
+select topic, data from perdure_inbox where run = :run and taken_seq > :seq;
+
+-- name: workers()
+select number, id, host, place, pid, workflows, state, started_at, heartbeat_at, lease_until,
+  (select count(*) from perdure_runs r where r.owner = w.number)
+from perdure_workers w order by number;
+
+-- name: suspects()
+-- Workers that count as alive, or own runs though they do not.
+select number, place, pid, state, lease_until from perdure_workers w
+where state = 'alive' or exists (select 1 from perdure_runs r where r.owner = w.number);
+
+-- name: next_due(after)
+select min(due_at) from perdure_runs where due_at is not null and due_at > :after;
+
+-- name: counts()
+select status, count(*) from perdure_runs group by status;

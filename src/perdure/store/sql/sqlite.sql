@@ -1,0 +1,135 @@
+-- Statements of SQLite. Each says why it differs from the other databases'.
+
+-- name: park(run, epoch, due_at, waiting_for, now)
+-- differs: the topics are a JSON array, read with json_each.
+-- A message that came meanwhile makes the run due at once, so no wake-up is lost (I8).
+update perdure_runs
+set owner = null, waiting_for = :waiting_for,
+  status = case status when 'running' then 'waiting' else status end,
+  due_at = case when exists (
+    select 1 from perdure_inbox i
+    where i.run = :run and i.taken_seq is null
+      and (i.topic glob 'control:*' or i.topic in (select value from json_each(:waiting_for)))
+  ) then :now else :due_at end
+where number = :run and epoch = :epoch and owner is not null;
+
+-- name: wake(run, topic, now)
+-- differs: json_each.
+update perdure_runs set due_at = :now
+where number = :run and owner is null and (due_at is null or due_at > :now)
+  and status in ('waiting', 'cancelling', 'compensating')
+  and (:topic glob 'control:*' or exists (select 1 from json_each(waiting_for) where value = :topic));
+
+-- name: wake_id(id, topic, now)
+-- differs: json_each.
+update perdure_runs set due_at = :now
+where id = :id and owner is null and (due_at is null or due_at > :now)
+  and status in ('waiting', 'cancelling', 'compensating')
+  and (:topic glob 'control:*' or exists (select 1 from json_each(waiting_for) where value = :topic));
+
+-- name: claim(tag, worker, now, most, workflows)
+-- differs: one writer at a time needs no row locks.
+update perdure_runs
+set owner = :worker, epoch = epoch + 1, due_at = null, started_at = coalesce(started_at, :now),
+  status = case when status in ('queued', 'waiting') then 'running' else status end
+where number in (
+  select number from perdure_runs
+  where due_at is not null and due_at <= :now and workflow in (select value from json_each(:workflows))
+  order by due_at, number
+  limit :most
+)
+returning :tag, 'claimed', number, id, workflow, status, generation, epoch, parent, input, seed, started_at,
+  deadline_at, forked_from;
+
+-- name: expire_runs(tag, now, most_takeovers, reason)
+-- differs: `is` compares nulls as equal.
+-- Runs of dead workers become due again. A run that made no progress since its last take-over counts
+-- one more; at the limit it is paused instead, and says why.
+update perdure_runs
+set owner = null, epoch = epoch + 1, waiting_for = null,
+  takeovers = case when takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number)
+    and takeovers > 0 then takeovers + 1 else 1 end,
+  takeover_seq = (select max(j.seq) from perdure_journal j where j.run = number),
+  status = case
+    when takeovers + 1 >= :most_takeovers
+      and takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number) then 'paused'
+    when status = 'running' then 'queued' else status end,
+  reason = case
+    when takeovers + 1 >= :most_takeovers
+      and takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number) then :reason end,
+  due_at = case
+    when takeovers + 1 >= :most_takeovers
+      and takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number) then null else :now end
+where owner in (select w.number from perdure_workers w where w.state <> 'alive' or w.lease_until < :now)
+returning :tag, 'expired', number, status;
+
+-- name: mail(runs)
+-- differs: the run numbers are a JSON array.
+-- A child's large result is fetched from its blob right here.
+select i.run, i.id, i.topic, i.key, coalesce(d.data, i.data), i.sent_at, c.status, coalesce(b.data, c.output),
+  coalesce(e.data, c.error), c.id
+from perdure_inbox i
+left join perdure_runs c on c.number = i.sender
+left join perdure_blobs d on d.hash = substr(i.data, 2) and i.data glob '@*'
+left join perdure_blobs b on b.hash = substr(c.output, 2) and c.output glob '@*'
+left join perdure_blobs e on e.hash = substr(c.error, 2) and c.error glob '@*'
+where i.taken_seq is null and i.run in (select value from json_each(:runs))
+order by i.run, i.id;
+
+-- name: blobs(hashes)
+-- differs: json_each.
+select hash, data from perdure_blobs where hash in (select value from json_each(:hashes));
+
+-- name: doom(before, statuses, most)
+-- differs: a temporary table carries the chosen trees from statement to statement.
+-- Whole trees only: a tree with an unfinished run stays.
+insert into temp.perdure_doomed (number)
+with recursive tree (root, number) as (
+  select number, number from (
+    select number from perdure_runs r
+    where parent is null and finished_at is not null and finished_at < :before
+      and status in (select value from json_each(:statuses))
+      and not exists (
+        select 1 from perdure_runs d where d.root = r.number and d.finished_at is null
+      )
+    order by finished_at limit :most
+  )
+  union all
+  select t.root, c.number from tree t join perdure_runs c on c.parent = t.number
+)
+select number from tree;
+
+-- name: drop_journal()
+-- differs: temp table.
+delete from perdure_journal where run in (select number from temp.perdure_doomed);
+
+-- name: drop_inbox()
+-- differs: temp table.
+delete from perdure_inbox where run in (select number from temp.perdure_doomed);
+
+-- name: drop_tags()
+-- differs: temp table.
+delete from perdure_tags where run in (select number from temp.perdure_doomed);
+
+-- name: drop_blobs()
+-- differs: temp table.
+delete from perdure_blobs where hash in (
+  select b.hash from perdure_blob_refs b where b.run in (select number from temp.perdure_doomed)
+    and not exists (
+      select 1 from perdure_blob_refs o
+      where o.hash = b.hash and o.run not in (select number from temp.perdure_doomed)
+    )
+);
+
+-- name: drop_blob_refs()
+-- differs: temp table.
+delete from perdure_blob_refs where run in (select number from temp.perdure_doomed);
+
+-- name: drop_runs(tag)
+-- differs: temp table.
+delete from perdure_runs where number in (select number from temp.perdure_doomed)
+returning :tag, 'pruned', number;
+
+-- name: clear_doomed()
+-- differs: temp table.
+delete from temp.perdure_doomed;

@@ -1,0 +1,256 @@
+"""One SQLite file as a store: connections, pragmas, reading, backup."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import apsw
+
+from perdure.clock import Clock
+from perdure.errors import InvalidOption, StoreClosed, StoreReadOnly, StoreUnavailable
+from perdure.model.limits import Limits
+from perdure.store.batch import BUSY_MILLISECONDS, BatchRunner, Probe
+from perdure.store.changes import Changes
+from perdure.store.commit import Committer
+from perdure.store.migrate import check_version, migrate
+from perdure.store.operation import Done, Operation, Row
+from perdure.store.pulse import Pulse
+from perdure.store.queries import statements
+from perdure.store.sqlite_errors import mapped, mapping
+
+CHECKPOINT_PAGES = 4_000
+BACKUP_PAGES = 1_000
+POLL_QUICK_S = 0.005
+POLL_SLOW_S = 0.05
+_memory = itertools.count(1)
+
+
+class SqliteStore:
+    """
+    A store on one SQLite file, or in memory.
+
+    Several processes may use one file. Commits are durable when they return (`synchronous=FULL` in WAL
+    mode), unless NORMAL was asked for: then a power cut, but not a crash of the process, can lose the last
+    commits.
+
+    Args:
+        path: The file; ":memory:" for a database that ends with the store.
+        synchronous: "FULL", or "NORMAL" for speed at that price.
+        inline_only: Never use a thread (simulations).
+        changes: A hub shared with other stores of this process on the same file; they need not poll then.
+        probe: For tests, see `BatchRunner`.
+    """
+
+    def __init__(  # noqa: PLR0913 - keyword-only options
+        self,
+        path: str,
+        *,
+        clock: Clock,
+        limits: Limits,
+        synchronous: Literal["FULL", "NORMAL"] = "FULL",
+        inline_only: bool = False,
+        changes: Changes | None = None,
+        probe: Probe | None = None,
+    ) -> None:
+        if synchronous not in ("FULL", "NORMAL", "OFF"):
+            option = "synchronous"
+            raise InvalidOption(option, f"{synchronous!r} is neither FULL nor NORMAL")
+        self.path = path
+        self.limits = limits
+        self.changes = changes or Changes()
+        self._shared_changes = changes is not None
+        self._clock = clock
+        self._synchronous = synchronous
+        self._inline_only = inline_only
+        self._probe = probe
+        self._statements = statements("sqlite")
+        self._name = f"file:/perdure-{os.getpid()}-{next(_memory)}?vfs=memdb" if path == ":memory:" else path
+        self._writer: apsw.Connection | None = None
+        self._reader: apsw.Connection | None = None
+        self._committer: Committer | None = None
+        self._poll_timer: asyncio.TimerHandle | None = None
+        self._seen = 0
+        self._quiet = 0
+
+    # ------------------------------------------------------------------------------------ life
+    def open(self, *, migrating: bool = True) -> None:
+        """
+        Connect; create or update the schema unless `migrating` is off.
+
+        Raises:
+            StoreUnavailable, StoreReadOnly, StoreCorrupt: The file cannot be used.
+            SchemaTooNew, SchemaMissing: The schema does not fit this perdure.
+        """
+        folder = os.path.dirname(os.path.abspath(self.path))  # noqa: PTH100, PTH120 - no import of pathlib
+        if self.path != ":memory:" and not os.path.isdir(folder):  # noqa: PTH112 - as above
+            problem = f"The folder {folder} does not exist, so {self.path} cannot be made there. Create it first."
+            raise StoreUnavailable(problem)
+        with mapping(self.path):
+            self._writer = self._connect()
+            if migrating:
+                migrate(self._writer, self.path, self._clock.now())
+            else:
+                check_version(self._writer, self.path)
+            if self._writer.readonly("main"):
+                problem = f"{self.path} cannot be written. Check the permissions of the file and its folder."
+                raise StoreReadOnly(problem)
+            self._writer.execute("create temp table perdure_doomed (number integer primary key)")
+            self._reader = self._connect()
+            self._reader.execute("pragma query_only = on")
+            self._seen = self._version()
+        self._writer.set_busy_timeout(0)
+        runner = BatchRunner(self._writer, self._statements, self.path, self._probe)
+        self._committer = Committer(
+            runner, self.changes, most_queued=self.limits.queued_operations, inline_only=self._inline_only
+        )
+
+    def _connect(self) -> apsw.Connection:
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+        connection = apsw.Connection(self._name, flags=flags)
+        connection.set_busy_timeout(BUSY_MILLISECONDS)
+        connection.execute(f"pragma synchronous = {self._synchronous}")
+        if self.path != ":memory:":
+            connection.execute("pragma journal_mode = wal")
+        connection.execute(f"pragma wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        return connection
+
+    async def close(self) -> None:
+        """Commit what is queued and let go of the file."""
+        self.stop_polling()
+        if self._committer:
+            await self._committer.close()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the file without committing what is queued."""
+        self.stop_polling()
+        for connection in (self._reader, self._writer):
+            if connection:
+                connection.close()
+        self._reader = self._writer = None
+
+    # ---------------------------------------------------------------------------------- writing
+    def submit(self, operation: Operation, done: Done) -> None:
+        """Queue an operation; see `Committer.submit`."""
+        if self._committer is None:
+            raise StoreClosed(_CLOSED)
+        self._committer.submit(operation, done)
+
+    async def apply(self, operation: Operation) -> list[Row]:
+        """
+        Commit one operation and wait for it.
+
+        Returns:
+            Its rows; the operation is durable.
+
+        Raises:
+            StoreError: It was not stored.
+        """
+        answered: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
+
+        def done(rows: list[Row], error: Exception | None) -> None:
+            if answered.done():
+                return
+            if error is None:
+                answered.set_result(rows)
+            else:
+                answered.set_exception(error)
+
+        self.submit(operation, done)
+        return await answered
+
+    @property
+    def commits(self) -> int:
+        """How many transactions this store has committed."""
+        return self._committer.commits if self._committer else 0
+
+    def pulse(self) -> Pulse:
+        """A connection of its own for the heartbeat's thread."""
+        return Pulse(self._name, self.path)
+
+    # ---------------------------------------------------------------------------------- reading
+    async def rows(self, name: str, *parameters: Any) -> list[Row]:
+        """
+        Run a named query.
+
+        Raises:
+            StoreError: The database failed.
+        """
+        return await self.select(self._statements[name].sql, parameters)
+
+    async def select(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run a query that was composed from fixed parts (lists, doctor); values are bound."""
+        if self._reader is None:
+            raise StoreClosed(_CLOSED)
+        try:
+            return list(self._reader.execute(sql, parameters))
+        except apsw.Error as error:
+            raise mapped(error, self.path) from error
+
+    # ------------------------------------------------------------------- noticing other processes
+    def start_polling(self) -> None:
+        """Notice other processes' commits from now on, through a counter that SQLite keeps in memory."""
+        if self._poll_timer is None and not self._shared_changes and not self._clock.virtual:
+            self._poll_timer = asyncio.get_running_loop().call_later(POLL_QUICK_S, self._poll)
+
+    def stop_polling(self) -> None:
+        """Stop noticing them."""
+        if self._poll_timer:
+            self._poll_timer.cancel()
+            self._poll_timer = None
+
+    def _poll(self) -> None:
+        """Often after something happened, ten times less often when all has been quiet for a while."""
+        if self._committer is not None and self._committer.idle:
+            version = self._version()
+            self._quiet += 1
+            if version != self._seen:
+                self._seen, self._quiet = version, 0
+                self.changes.committed_elsewhere()
+        delay = POLL_QUICK_S if self._quiet < QUIET_POLLS else POLL_SLOW_S
+        self._poll_timer = asyncio.get_running_loop().call_later(delay, self._poll)
+
+    def _version(self) -> int:
+        """Changes whenever another connection than the writer commits."""
+        assert self._writer is not None  # noqa: S101 - called while open
+        value = self._writer.execute("pragma data_version").get
+        return int(value)  # type: ignore[call-overload]  # apsw types a row's value as any SQLite value
+
+    # ---------------------------------------------------------------------------------- backup
+    async def backup(self, target: str) -> int:
+        """
+        Copy the database, consistently, while it is in use.
+
+        Args:
+            target: A file that does not exist yet.
+
+        Returns:
+            Its size in bytes.
+
+        Raises:
+            InvalidOption: The file exists.
+        """
+        if os.path.exists(target):  # noqa: PTH110 - as above
+            option = "backup target"
+            raise InvalidOption(option, f"{target} exists already; choose another name")
+        if self._reader is None:
+            raise StoreClosed(_CLOSED)
+        with mapping(target):
+            copy = apsw.Connection(target)
+            try:
+                with copy.backup("main", self._reader, "main") as backup:
+                    while not backup.done:
+                        backup.step(BACKUP_PAGES)
+                        await asyncio.sleep(0)
+                copy.execute("pragma journal_mode = wal")
+            finally:
+                copy.close()
+        return os.path.getsize(target)  # noqa: PTH202 - as above
+
+
+QUIET_POLLS = 400
+_CLOSED = "The store is not open: use it inside `async with app:`."

@@ -1,0 +1,1 @@
+"""A process that drives runs: claims, heartbeat, take-over, drain."""

@@ -1,0 +1,46 @@
+"""How a worker behaves."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+from perdure.clock import micros
+from perdure.errors import InvalidOption
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """
+    Options of one worker. Durations are seconds or timedeltas.
+
+    Attributes:
+        concurrency: Runs that it owns at a time; parked runs do not count.
+        threads: Threads for steps that are plain functions.
+        cached_runs: Parked runs whose coroutines stay in memory; others are replayed when they go on.
+        lease: How long the worker counts as alive after its last heartbeat. It beats three times as often.
+        hold: Waits shorter than this are sat out instead of parking the run.
+        drain: How long running bodies may take when the worker stops.
+        blocked: A loop that does not answer for this long is reported, with the stack that blocks it.
+        most_takeovers: A run whose worker dies this often in a row without progress of the run is paused.
+    """
+
+    concurrency: int = 1_000
+    threads: int = min(32, (os.cpu_count() or 1) * 4)
+    cached_runs: int = 10_000
+    lease: float | timedelta = 30.0
+    hold: float | timedelta = 0.1
+    drain: float | timedelta = 10.0
+    blocked: float | timedelta = 2.0
+    most_takeovers: int = 10
+
+    def __post_init__(self) -> None:
+        for option, least in (("concurrency", 1), ("threads", 1), ("cached_runs", 0), ("most_takeovers", 2)):
+            if getattr(self, option) < least:
+                raise InvalidOption(option, f"it must be {least} or more")
+        for option in ("lease", "hold", "drain", "blocked"):
+            micros(getattr(self, option), option)
+        if micros(self.lease) < micros(0.3):
+            option = "lease"
+            raise InvalidOption(option, "it must be 0.3 s or more")

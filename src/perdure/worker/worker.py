@@ -1,0 +1,439 @@
+"""A worker: claims due runs, drives them, takes over those of dead workers, leaves in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from perdure import ids
+from perdure.clock import SECOND, Clock, micros
+from perdure.codec.payload import Payloads
+from perdure.engine.definition import Registry
+from perdure.engine.drive import Driver
+from perdure.engine.machine import ChildStart
+from perdure.engine.request import child_topic
+from perdure.errors import DuplicateName, StoreError
+from perdure.model.entry import Entry
+from perdure.model.limits import Limits
+from perdure.model.run import Claimed, Message, RunRow
+from perdure.store.load import load_journals, load_messages, resolve_input
+from perdure.store.operation import Done, Operation, Row
+from perdure.store.sqlite import SqliteStore
+from perdure.worker.heartbeat import Heartbeat
+from perdure.worker.options import WorkerOptions
+
+log = logging.getLogger("perdure.worker")
+SWEEP_S = 1.0
+MOST_PER_CLAIM = 500
+
+
+class Worker:
+    """
+    Drives runs in this process, on the loop that `start` is called on.
+
+    Args:
+        id: Chosen identity; a generated one when empty.
+
+    Attributes:
+        number: Its number in the database, once started.
+    """
+
+    def __init__(  # one per part
+        self,
+        store: SqliteStore,
+        *,
+        clock: Clock,
+        payloads: Payloads,
+        registry: Registry,
+        limits: Limits,
+        options: WorkerOptions,
+        id: str = "",  # noqa: A002 - the word that users know
+    ) -> None:
+        self.store = store
+        self.clock = clock
+        self.payloads = payloads
+        self.registry = registry
+        self.limits = limits
+        self.options = options
+        self.id = id or ids.worker_id()
+        self.number = 0
+        self.hold = micros(options.hold)
+        self.loop: asyncio.AbstractEventLoop
+        self.threads: ThreadPoolExecutor
+        self._drivers: dict[int, Driver] = {}
+        self._parked: OrderedDict[int, Driver] = OrderedDict()
+        self._loading: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reserved = 0
+        self._state = "new"
+        self._claiming = False
+        self._look_again = False
+        self._due_timer: asyncio.TimerHandle | None = None
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._quiet: asyncio.Event | None = None
+        self._place = ids.process_place()
+
+    # ---------------------------------------------------------------------------------------- life
+    async def start(self) -> None:
+        """
+        Register, and begin to claim.
+
+        Raises:
+            DuplicateName: A worker with the chosen id is registered.
+        """
+        self.loop = asyncio.get_running_loop()
+        self.threads = ThreadPoolExecutor(self.options.threads, "perdure-step")
+        await self._register()
+        self._state = "working"
+        self.store.changes.on_due(self._look)
+        self.store.changes.on_mail(self._mail)
+        self.store.start_polling()
+        await self._sweep()
+        self._look()
+
+    async def _register(self) -> None:
+        host, pid = ids.process()
+        now, lease = self.clock.now(), micros(self.options.lease)
+        names = json.dumps(self.registry.names())
+        operation = Operation([("register_worker", (self.id, host, self._place, pid, names, now, now + lease))])
+        rows = await self.store.apply(operation)
+        if not rows:
+            what = "worker"
+            raise DuplicateName(what, self.id)
+        self.number = rows[0][1]
+        self._workflows = names
+        if not self.clock.virtual:
+            self._heartbeat = Heartbeat(
+                self.store.pulse, self.clock, self.number, lease=lease, blocked=micros(self.options.blocked),
+                declared_dead=self._declared_dead,
+            )  # fmt: skip
+
+    async def stop(self) -> None:
+        """
+        Leave: let running bodies end within the drain time, give all runs back, and say goodbye.
+
+        Every run is stored as it stands when this returns; other workers go on with them at once.
+        """
+        if self._state != "working":
+            return
+        self._state = "draining"
+        self.store.changes.forget(self._look)
+        self.store.changes.forget(self._mail)
+        for timer in (self._due_timer, self._sweep_timer):
+            if timer:
+                timer.cancel()
+        self._quiet = asyncio.Event()
+        for driver in tuple(self._drivers.values()):
+            self.loop.call_soon(driver.release)
+        await self._drained(micros(self.options.drain) / SECOND)
+        if self._drivers:
+            log.warning("worker %s: %d runs did not come to rest in time; their steps run again", self.id, len(self._drivers))
+            for driver in tuple(self._drivers.values()):
+                self.loop.call_soon(driver.abandon)
+            await self._drained(micros(self.options.drain) / SECOND)
+        for driver in self._parked.values():
+            driver.evict()
+        self._parked.clear()
+        if self._heartbeat:
+            self._heartbeat.stop()
+        await self.store.apply(Operation([("leave", (self.number, self.clock.now()))]))
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        self._state = "stopped"
+
+    async def _drained(self, seconds: float) -> None:
+        assert self._quiet is not None  # noqa: S101 - made by stop
+        if self._drivers or self._loading or self._claiming:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._quiet.wait()
+            except TimeoutError:
+                return
+
+    def kill(self) -> None:
+        """Stop as a killed process would: nothing more is written, nothing is said (simulations)."""
+        self._state = "stopped"
+        self.store.changes.forget(self._look)
+        self.store.changes.forget(self._mail)
+        for timer in (self._due_timer, self._sweep_timer):
+            if timer:
+                timer.cancel()
+        for driver in (*self._drivers.values(), *self._parked.values()):
+            driver.evict()
+        self._drivers.clear()
+        self._parked.clear()
+        for task in self._tasks:
+            task.cancel()
+
+    @property
+    def statistics(self) -> dict[str, int]:
+        """How many runs are driven and parked in memory now."""
+        return {"driven": len(self._drivers), "parked": len(self._parked)}
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything but waiting goes on."""
+        return bool(self._loading or self._claiming or any(driver.running for driver in self._drivers.values()))
+
+    # ------------------------------------------------------------------------------------- claiming
+    @property
+    def _free(self) -> int:
+        return self.options.concurrency - len(self._drivers) - len(self._loading) - self._reserved
+
+    def reserve(self) -> int | None:
+        """
+        This worker's number if it can drive one more run now, which may then be inserted as claimed by it.
+
+        `adopt` or `unreserve` must follow.
+        """
+        if self._state != "working" or not self.number or self._free <= 0:
+            return None
+        self._reserved += 1
+        return self.number
+
+    def unreserve(self) -> None:
+        """The run was not inserted after all."""
+        self._reserved -= 1
+
+    def adopt(self, run: Claimed) -> None:
+        """Drive a run that was inserted as claimed by this worker."""
+        self._reserved -= 1
+        if self._state == "working":
+            driver = Driver(self, run, self.registry.get(run.workflow))
+            self._drivers[run.number] = driver
+            driver.begin([], [])
+        else:
+            self._give_back(run)
+
+    def _look(self) -> None:
+        """Something may be due: claim it, unless a claim is under way already."""
+        if self._state != "working":
+            return
+        if self._claiming:
+            self._look_again = True
+            return
+        if self._free <= 0 or not self.number:
+            return
+        most = min(self._free, MOST_PER_CLAIM)
+        self._claiming, self._look_again = True, False
+        now = self.clock.now()
+        operation = Operation([("claim", (self.number, now, most, self._workflows))])
+        self.loop.call_soon(self._claim, operation, most, now)
+
+    def _claim(self, operation: Operation, most: int, now: int) -> None:
+        try:
+            self.store.submit(operation, lambda rows, error: self._claimed(rows, error, most, now))
+        except StoreError as error:
+            self._claimed([], error, most, now)
+
+    def _claimed(self, rows: list[Row], error: Exception | None, most: int, now: int) -> None:
+        self._claiming = False
+        if self._state == "stopped":
+            return
+        if error is not None:
+            log.error("worker %s cannot claim runs, trying again: %s", self.id, error)
+            self._look_at(now + SECOND)
+            return
+        runs = [Claimed(*row[1:]) for row in rows]
+        if runs:
+            self._loading.update(run.number for run in runs)
+            self._spawn(self._load(runs))
+        if len(runs) == most or self._look_again:
+            self._look()
+        else:
+            self._spawn(self._plan(now))
+
+    async def _plan(self, now: int) -> None:
+        """Look again when the next run becomes due."""
+        ((due_at,),) = await self.store.rows("next_due", now)
+        if due_at is not None:
+            self._look_at(due_at)
+
+    def _look_at(self, at: int) -> None:
+        if self._due_timer:
+            self._due_timer.cancel()
+        if self._state == "working":
+            self._due_timer = self.loop.call_later(max(0, at - self.clock.now()) / SECOND, self._look)
+
+    async def _load(self, runs: list[Claimed]) -> None:
+        """Read what the claimed runs need, then drive them."""
+        try:
+            mail = await load_messages(self.store, [run.number for run in runs])
+            cold = [run for run in runs if not self._in_memory(run)]
+            journals = await load_journals(self.store, [run for run in cold if run.epoch > 1 or run.forked_from])
+            inputs = await resolve_input(self.store, cold)
+        except StoreError as error:
+            log.error("worker %s cannot read the runs it claimed: %s", self.id, error)
+            self._loading.difference_update(run.number for run in runs)
+            for run in runs:
+                self._give_back(run)
+            return
+        for run in runs:
+            self.loop.call_soon(
+                self._drive, inputs.get(run.number, run), journals.get(run.number, []), mail.get(run.number, [])
+            )
+
+    def _in_memory(self, run: Claimed) -> bool:
+        """Whether the parked coroutine may go on: nobody owned the run since it was parked here."""
+        driver = self._parked.get(run.number)
+        if driver is None:
+            return False
+        if driver.run.epoch + 1 == run.epoch and driver.run.generation == run.generation:
+            return True
+        del self._parked[run.number]
+        self.loop.call_soon(driver.evict)
+        return False
+
+    def _drive(self, run: Claimed, journal: list[Entry], messages: list[Message]) -> None:
+        self._loading.discard(run.number)
+        if self._state == "stopped":
+            return
+        parked = self._parked.pop(run.number, None)
+        if parked is not None:
+            self._drivers[run.number] = parked
+            parked.resume(run, messages)
+        else:
+            driver = Driver(self, run, self.registry.get(run.workflow))
+            self._drivers[run.number] = driver
+            driver.begin(journal, messages)
+        if self._state == "draining" and run.number in self._drivers:
+            self._drivers[run.number].release()
+
+    def _give_back(self, run: Claimed) -> None:
+        release = Operation([("release", (run.number, run.epoch, self.clock.now() + SECOND))])
+        try:
+            self.store.submit(release, lambda _rows, _error: None)
+        except StoreError:
+            log.warning("run %s stays claimed until this worker's lease ends", run.id)
+
+    # -------------------------------------------------------------------------- what drivers call
+    def submit(self, operation: Operation, done: Done) -> None:
+        """Queue an operation of the store."""
+        self.store.submit(operation, done)
+
+    def left(self, driver: Driver) -> None:
+        """The driver no longer owns its run."""
+        number = driver.run.number
+        was_full = self._free <= 0
+        if self._drivers.get(number) is driver:
+            del self._drivers[number]
+        if driver.state == "parked":
+            if self._state == "working" and self.options.cached_runs:
+                self._parked[number] = driver
+                if len(self._parked) > self.options.cached_runs:
+                    self._parked.popitem(last=False)[1].evict()
+            else:
+                driver.evict()
+        if was_full:
+            self._look()
+        if self._quiet and not (self._drivers or self._loading):
+            self._quiet.set()
+
+    def check_child(self, driver: Driver, child: ChildStart) -> None:
+        """A child's id was taken: find out by whom."""
+        self._spawn(self._check_child(driver, child))
+
+    async def _check_child(self, driver: Driver, child: ChildStart) -> None:
+        rows = await self.store.rows("run_by_id", child.child_id)
+        problem, message = "it was just removed", None
+        if rows:
+            row = RunRow(*rows[0])
+            if row.parent != driver.run.number or row.workflow != child.workflow:
+                problem = "another parent" if row.workflow == child.workflow else f"the workflow {row.workflow!r}"
+            else:
+                problem = None
+                if row.finished:
+                    message = Message(
+                        driver.run.number, 0, child_topic(row.id), None, None, 0, row.status, row.output, row.error, row.id
+                    )
+        self.loop.call_soon(driver.child_taken, child, message, problem)
+
+    # --------------------------------------------------------------------------------------- mail
+    def _mail(self, numbers: set[int] | None) -> None:
+        """Messages have come for these runs, or perhaps for any."""
+        driven = self._drivers.keys() if numbers is None else self._drivers.keys() & numbers
+        if driven:
+            self._spawn(self._fetch(list(driven)))
+
+    async def _fetch(self, numbers: list[int]) -> None:
+        for number, messages in (await load_messages(self.store, numbers)).items():
+            driver = self._drivers.get(number)
+            if driver is not None:
+                self.loop.call_soon(driver.deliver, messages)
+
+    # ------------------------------------------------------------------------------------ take-over
+    async def _sweep(self) -> None:
+        """Take over the runs of workers that are dead; see to it again in a while."""
+        try:
+            now = self.clock.now()
+            operation = Operation()
+            if self.clock.virtual:
+                operation.add("heartbeat", self.number, now, now + micros(self.options.lease))
+            for number, place, pid, state, lease_until in await self.store.rows("suspects"):
+                if number == self.number:
+                    continue
+                if state == "alive" and place == self._place and not self.clock.virtual and ids.process_gone(pid):
+                    operation.add("declare_dead", number, now)
+                elif state == "alive" and lease_until >= now:
+                    continue
+                operation.makes_due = True
+            if operation.makes_due:
+                reason = json.dumps({
+                    "code": "poison", "at": now,
+                    "message": f"Its worker died {self.options.most_takeovers} times in a row without progress of this "
+                    "run. Look for what kills the process (memory, a crash in native code), then resume it.",
+                })  # fmt: skip
+                operation.add("bury", now)
+                operation.add("expire_runs", now, self.options.most_takeovers, reason)
+            if operation.lines:
+                await self._apply_sweep(operation)
+        except StoreError as error:
+            log.error("worker %s cannot look for dead workers: %s", self.id, error)
+        finally:
+            if self._state == "working":
+                wait = min(SWEEP_S, micros(self.options.lease) / 3 / SECOND)
+                if self.clock.virtual:
+                    wait = micros(self.options.lease) / 3 / SECOND
+                self._sweep_timer = self.loop.call_later(wait, lambda: self._spawn(self._sweep()))
+
+    async def _apply_sweep(self, operation: Operation) -> None:
+        rows = await self.store.apply(operation)
+        for row in rows:
+            if row[0] == "expired":
+                log.warning("run number %s was taken from a dead worker (%s)", row[1], row[2])
+        if self.clock.virtual and not any(row[0] == "alive" for row in rows):
+            self._declared_dead()
+
+    def _declared_dead(self) -> None:
+        """Others have declared this worker dead, as it was silent for too long: what it holds is void (I1)."""
+        if self._state != "working":
+            return
+        log.warning("worker %s was declared dead by others; it begins again under a new identity", self.id)
+        for driver in tuple(self._drivers.values()):
+            driver.lose()
+        for parked in self._parked.values():
+            parked.evict()
+        self._parked.clear()
+        if self._heartbeat:
+            self._heartbeat.stop()
+        self.id = ids.worker_id()
+        self.number = 0
+        self._spawn(self._reborn())
+
+    async def _reborn(self) -> None:
+        await self._register()
+        self._look()
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("worker %s: an internal task failed: %s", self.id, error, exc_info=error)
