@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, overload
@@ -83,6 +83,10 @@ class App:
         self.limits = limits or Limits()
         self.worker_options = worker or WorkerOptions()
         self.registry = Registry()
+        self._options: dict[str, Any] = {
+            "url": url, "worker": worker, "limits": limits, "codec": codec, "synchronous": synchronous, "clock": clock,
+            "changes": changes, "inline_only": inline_only, "probe": probe,
+        }  # fmt: skip
         self._path = sqlite_path(url)
         self._clock = clock or SystemClock()
         self._payloads = Payloads(codec, self.limits)
@@ -118,6 +122,36 @@ class App:
         if text := read("PERDURE_SYNCHRONOUS"):
             found["synchronous"] = text.upper()
         return cls(**(found | options))
+
+    def variant(self, **options: Any) -> Self:
+        """
+        An app with the same workflows on another database, or with other options, as tests use it.
+
+        Args:
+            options: As for `App`; those left out are this app's own.
+        """
+        other = type(self)(**(self._options | options))
+        other.registry = self.registry
+        return other
+
+    @contextmanager
+    def lent(self, other: App) -> Iterator[None]:
+        """
+        Let whatever is asked of this app go to another, open one meanwhile.
+
+        Code that uses a module's own app is tested so.
+
+        Raises:
+            InvalidOption: This app is open itself.
+        """
+        if self._client is not None:
+            option = "app"
+            raise InvalidOption(option, "it is open itself; calls on it cannot go elsewhere")
+        self._client, self._worker = other.client, other.worker
+        try:
+            yield
+        finally:
+            self._client = self._worker = None
 
     # ------------------------------------------------------------------------------------ defining
     @overload

@@ -1,21 +1,22 @@
-"""Every error that perdure raises, and its stable code.
+"""
+Every error that perdure raises, and its stable code.
 
-    PerdureError                     code, fields as attributes, a message that says what to do
-    ├─ UsageError                    raised where something is defined or called
-    │  ├─ DuplicateName  UnknownWorkflow  InvalidName  InvalidOption  InvalidInput
-    │  ├─ NotSerializable  PayloadTooLarge  HistoryTooLong
-    │  └─ NotInWorkflow  BlockingCall  Stalled
-    ├─ StateError                    what is stored forbids it
-    │  └─ RunNotFound  RunFinished  StartConflict  IllegalMove  StepNotFound  Divergence  Overloaded
-    ├─ RunError                      what a waiter or a workflow sees
-    │  ├─ RunFailed  RunCancelled  RunTimedOut  ChildFailed  TooFewSucceeded
-    │  └─ StepTimedOut  StepInterrupted  ReceiveTimedOut  RecordedError
-    └─ StoreError                    the database (retryable says whether trying again can help)
-       └─ StoreUnavailable  StoreBusy  StoreFull  StoreReadOnly  StoreCorrupt  StoreClosed
-          SchemaTooNew  SchemaMissing  OperationRefused
+PerdureError                     code, fields as attributes, a message that says what to do
+├─ UsageError                    raised where something is defined or called
+│  ├─ DuplicateName  UnknownWorkflow  InvalidName  InvalidOption  InvalidInput
+│  ├─ NotSerializable  PayloadTooLarge  HistoryTooLong
+│  └─ NotInWorkflow  BlockingCall  Stalled
+├─ StateError                    what is stored forbids it
+│  └─ RunNotFound  RunFinished  StartConflict  IllegalMove  StepNotFound  Divergence  Overloaded
+├─ RunError                      what a waiter or a workflow sees
+│  ├─ RunFailed  RunCancelled  RunTimedOut  ChildFailed  TooFewSucceeded
+│  └─ StepTimedOut  StepInterrupted  ReceiveTimedOut  RecordedError
+└─ StoreError                    the database (retryable says whether trying again can help)
+└─ StoreUnavailable  StoreBusy  StoreFull  StoreReadOnly  StoreCorrupt  StoreClosed
+SchemaTooNew  SchemaMissing  OperationRefused
 
-    Terminal, RetryAfter             raised by users, inside steps
-    EngineSignal (BaseException)     control flow of the engine: LeaseLost, ContinueAsNew; never stored
+Terminal, RetryAfter             raised by users, inside steps
+EngineSignal (BaseException)     control flow of the engine: LeaseLost, ContinueAsNew; never stored
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class PerdureError(Exception):
     http_status: ClassVar[int] = 500
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, **fields: Any) -> None:
+    def __init__(self, message: str, /, **fields: Any) -> None:
         super().__init__(message)
         self.__dict__.update(fields)
 
@@ -253,7 +254,9 @@ class IllegalMove(StateError):
     code = "illegal_move"
 
     def __init__(self, run_id: str, status: str, wanted: str) -> None:
-        super().__init__(f"Run {run_id!r} is {status}; it cannot {wanted} now.", run_id=run_id, status=status, wanted=wanted)
+        super().__init__(
+            f"Run {run_id!r} is {status}; it cannot {wanted} now.", run_id=run_id, status=status, wanted=wanted
+        )
 
 
 class StepNotFound(StateError):
@@ -328,9 +331,7 @@ class RunFailed(RunError):
     cause: BaseException
 
     def __init__(self, run_id: str, cause: BaseException) -> None:
-        super().__init__(
-            f"Run {run_id!r} failed: {type(cause).__name__}: {cause}", run_id=run_id, cause=cause
-        )
+        super().__init__(f"Run {run_id!r} failed: {type(cause).__name__}: {cause}", run_id=run_id, cause=cause)
         self.__cause__ = cause
 
 
@@ -526,11 +527,11 @@ class OperationRefused(StoreError):
 
 
 # ------------------------------------------------------------------------------- raised by users
-class Terminal(Exception):  # noqa: N818 - reads as a verb of the user: raise Terminal("card stolen")
+class Terminal(Exception):
     """Raise it in a step: the step fails now, without further attempts."""
 
 
-class RetryAfter(Exception):  # noqa: N818 - as above
+class RetryAfter(Exception):
     """
     Raise it in a step: try again after this delay, instead of the policy's.
 

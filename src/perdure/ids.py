@@ -35,6 +35,12 @@ def seed() -> int:
     return int.from_bytes(os.urandom(8), "big") >> 2
 
 
+def child_seed(parent: int, child_id: str) -> int:
+    """A child run's seed: it follows from its parent's, so that a commit done again after a crash gives the same."""
+    digest = hashlib.blake2b(f"{parent}\0{child_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 2
+
+
 def worker_id() -> str:
     """A new worker's identity: host, process and chance, so that no two workers share one."""
     return f"{socket.gethostname()[:60]}:{os.getpid()}:{os.urandom(4).hex()}"

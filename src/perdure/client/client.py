@@ -17,6 +17,7 @@ from perdure.codec.payload import Payloads
 from perdure.codec.value import codec_for
 from perdure.engine.definition import Registry, Workflow
 from perdure.errors import RunFinished, RunNotFound, StartConflict
+from perdure.model.entry import Kind
 from perdure.model.limits import Limits
 from perdure.model.run import Claimed, RunFilter, RunRow, WorkerRow
 from perdure.model.status import Status
@@ -125,6 +126,10 @@ class Client:
             raise StartConflict(run_id, f"the workflow {row.workflow!r} instead of {workflow!r}")
         stored = self.payloads.open(await resolve(self.store, row.input))
         if not same_json(stored, text):
+            first = await self.store.rows("entries", row.number, 0, 1)
+            if first and first[0][1] == Kind.CONTINUED:
+                # continue_as_new has replaced the input that the run was first started with.
+                return
             problem = "other input"
             raise StartConflict(run_id, problem)
 
@@ -221,4 +226,3 @@ class Client:
 def _begun(owner: int | None, due_at: int, now: int) -> tuple[Any, ...]:
     """Status, owner, epoch and due time of a new run: claimed by a worker here, or to be claimed."""
     return ("running", owner, 1, None) if owner is not None else ("queued", None, 0, max(due_at, now))
-

@@ -101,7 +101,7 @@ class RunHandle(Generic[R]):
     async def _finished(self) -> RunRow:
         row = await self._row()
         while not row.finished:
-            waiter = self._client.store.changes.watch(row.number)
+            waiter = self._client.store.changes.watch(row.number, until_end=True)
             try:
                 row = await self._row()
                 if row.finished:

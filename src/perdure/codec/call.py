@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import cached_property, partial
 from inspect import BoundArguments, Parameter, Signature
 from types import GenericAlias, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from perdure.codec.value import ANY, TypeCodec, codec_for, dump_plain
 from perdure.errors import InvalidInput
@@ -18,6 +18,15 @@ from perdure.errors import InvalidInput
 _STARS: dict[Any, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
 _NEVER = (typing.NoReturn, typing.Never)
 _UNTOLD = Signature([Parameter("args", Parameter.VAR_POSITIONAL), Parameter("kwargs", Parameter.VAR_KEYWORD)])
+
+
+class _Slot(NamedTuple):
+    """One parameter: its name, the codec of all that it holds, how errors name it."""
+
+    name: str
+    codec: TypeCodec
+    required: bool
+    what: str
 
 
 class CallCodec:
@@ -53,12 +62,12 @@ class CallCodec:
         except TypeError as error:
             raise InvalidInput(self._input, str(error)) from error
         parts = []
-        for key, (name, codec) in self._codecs.items():
-            if name in bound.arguments:
-                value = bound.arguments[name]
+        for key, slot in self._slots.items():
+            if slot.name in bound.arguments:
+                value = bound.arguments[slot.name]
                 if key.startswith("**"):
                     value = dict(sorted(value.items()))
-                parts.append(f"{json.dumps(key, ensure_ascii=False)}:{codec.encode(value, self._what(key))}")
+                parts.append(f'"{key}":{slot.codec.encode(value, slot.what)}')  # an identifier needs no escapes
         return f"{{{','.join(parts)}}}"
 
     def decode(self, text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -71,9 +80,7 @@ class CallCodec:
         """
         stored = self._stored(text)
         arguments = {
-            name: codec.decode(stored[key], self._what(key))
-            for key, (name, codec) in self._codecs.items()
-            if key in stored
+            slot.name: slot.codec.decode(stored[key], slot.what) for key, slot in self._slots.items() if key in stored
         }
         bound = BoundArguments(self._signature, arguments)
         bound.apply_defaults()
@@ -96,15 +103,17 @@ class CallCodec:
         return whole.replace(parameters=list(whole.parameters.values())[self.skip :])
 
     @cached_property
-    def _codecs(self) -> dict[str, tuple[str, TypeCodec]]:
-        """For each key that may be stored: the parameter's name, and the codec of all that it holds."""
-        codecs = {}
+    def _slots(self) -> dict[str, _Slot]:
+        """What may be stored, by its key."""
+        slots = {}
         for name, parameter in self._signature.parameters.items():
             annotation = self._resolve(name, parameter.annotation)
             if parameter.kind in _STARS:
                 annotation = _starred(parameter.kind, annotation)
-            codecs[_STARS.get(parameter.kind, "") + name] = (name, codec_for(annotation))
-        return codecs
+            key = _STARS.get(parameter.kind, "") + name
+            required = parameter.default is Parameter.empty and key == name
+            slots[key] = _Slot(name, codec_for(annotation), required, self._what(key))
+        return slots
 
     def _stored(self, text: str) -> dict[str, str]:
         """The stored arguments, each as JSON text of its own."""
@@ -117,16 +126,12 @@ class CallCodec:
             parts = {key: dump_plain(value).decode() for key, value in stored.items()}
         except (ValueError, RecursionError) as error:
             raise InvalidInput(self._input, f"it is not JSON ({error})") from error
-        unknown = [key for key in parts if key not in self._codecs]
-        missing = [
-            name
-            for key, (name, _) in self._codecs.items()
-            if key not in parts and key == name and self._signature.parameters[name].default is Parameter.empty
-        ]
+        unknown = [key for key in parts if key not in self._slots]
+        missing = [key for key, slot in self._slots.items() if slot.required and key not in parts]
         if unknown or missing:
             problem = "; ".join(
                 [f"there is no parameter {key!r}" for key in unknown]
-                + [f"the required parameter {name!r} is missing" for name in missing]
+                + [f"the required parameter {key!r} is missing" for key in missing]
             )
             raise InvalidInput(self._input, problem)
         return parts

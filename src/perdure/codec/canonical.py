@@ -34,8 +34,8 @@ def fingerprint(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         16 hex digits, or None when something in the arguments has no JSON form.
     """
     try:
-        data = _canonical([args, kwargs], "An argument")
-    except NotSerializable:
+        data = _canonical((args, kwargs), "An argument")
+    except Exception:  # noqa: BLE001 - whatever keeps it from having a JSON form
         return None
     return blake2b(data, digest_size=8).hexdigest()
 
@@ -56,21 +56,17 @@ def _canonical(value: Any, what: str) -> bytes:
     except NotSerializable:
         raise
     except Exception as error:
-        raise NotSerializable(what, str(error)) from error
+        raise NotSerializable(what, f"{type(error).__name__}: {error}") from error
 
 
 def _sorted(value: Any, what: str) -> Any:
     kind = type(value)
     if kind in ATOMS:
         return value
-    if kind is dict and _TEXT.issuperset(map(type, value)):
-        if ATOMS.issuperset(map(type, value.values())):
-            return dict(sorted(value.items()))
-        return {key: _sorted(value[key], what) for key in sorted(value)}
     if kind is list or kind is tuple:
-        if ATOMS.issuperset(map(type, value)):
-            return value
-        return [_sorted(part, what) for part in value]
+        return [part if type(part) in ATOMS else _sorted(part, what) for part in value]
+    if kind is dict and (not value or _TEXT.issuperset(map(type, value))):
+        return {key: _sorted(value[key], what) for key in sorted(value)}
     if isinstance(value, Iterator):
         problem = "an iterator can be read only once"
         raise NotSerializable(what, problem)

@@ -126,12 +126,12 @@ class _Writer:
             record["traceback"] = write.string(_traceback(exc, message))
         else:
             record["message"] = write.string(message)
+        spare = write.left // 4
+        write.left -= spare
         if isinstance(exc, BaseExceptionGroup):
             record |= self.members(exc)
         elif not (len(args) == 1 and type(args[0]) is str and args[0] == message):
             record["args"] = write.items(args)
-        spare = write.left // 4
-        write.left -= spare
         record["fields"] = write.mapping(fields_of(exc))
         notes = getattr(exc, "__notes__", None)
         record["notes"] = write.items(notes) if isinstance(notes, list) else None

@@ -58,14 +58,14 @@ class FieldWriter:
         while kept and len(json.dumps(kept)) > room:
             kept = kept[: len(kept) // 2]
         self.left -= len(json.dumps(kept))
-        return kept if len(kept) == len(text) else kept + CUT
+        return kept if len(kept) == len(text) else kept + self._cut()
 
     def items(self, values: Iterable[Any], depth: int = 0) -> list[Any]:
         """The parts of a list or tuple."""
         written: list[Any] = []
         for value in values:
             if self.left <= 0:
-                return [*written, CUT]
+                return [*written, self._cut()]
             written.append(self.value(value, depth + 1))
         return written
 
@@ -75,7 +75,7 @@ class FieldWriter:
         pairs: list[Any] = []
         for key, value in values.items():
             if self.left <= 0:
-                pairs.append([CUT, CUT])
+                pairs.append([self._cut(), CUT])
                 break
             pairs.append([self.value(key, depth + 1), self.value(value, depth + 1)])
         return dict(pairs) if plain else {"__map__": pairs}
@@ -90,7 +90,7 @@ class FieldWriter:
             self.left -= len(repr(value))
             return value
         if depth > _DEPTH:
-            return CUT
+            return self._cut()
         if kind is list:
             return self.items(value, depth)
         if kind is tuple:
@@ -115,6 +115,10 @@ class FieldWriter:
             return self.value(data, depth + 1)
         shown = _repr(value)
         return {"__shown__": [self.string(shown if data is None else data), self.string(shown)]}
+
+    def _cut(self) -> str:
+        self.left -= 2 * len(CUT)
+        return CUT
 
     def _base64(self, data: bytes) -> str:
         room = max(self.left, 0) * 3 // 4

@@ -84,6 +84,8 @@ def set_fields(exc: BaseException, fields: dict[str, Any]) -> None:
         if name not in slots:
             vars(exc)[name] = value
             continue
+        if isinstance(exc, UnicodeError) and type(value) is int and value < 0:
+            continue  # str() of it would read memory outside its object
         try:
             slots[name].__set__(exc, value)
         except (AttributeError, TypeError, ValueError, OverflowError):

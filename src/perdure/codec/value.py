@@ -116,12 +116,12 @@ class TypeCodec:
         hidden = cast("Any", NewType)("Value", self.annotation)
         try:
             adapter = pydantic.TypeAdapter(hidden, config=config)
+            dump, plain = adapter.serializer.to_json, adapter.serializer.to_python
+            load = adapter.validator.validate_json
             kinds = set(_kinds(adapter.core_schema))
         except Exception as error:
-            problem = f"pydantic has no form for its annotation {self.annotation!r} ({_first_line(error)})"
+            problem = f"pydantic has no form for its annotation {self.annotation!r} ({_summary(error)})"
             raise NotSerializable(what, problem) from error
-        dump, plain = adapter.serializer.to_json, adapter.serializer.to_python
-        load = adapter.validator.validate_json
         forms = [(dump, plain)]
         if not kinds <= _REBUILT:
             # Fields go by their names, which always read back; by alias only where a model insists on it,
@@ -146,6 +146,8 @@ def codec_for(annotation: Any) -> TypeCodec:
     Args:
         annotation: A type as pydantic understands it, already resolved: not a string.
     """
+    if annotation is Any:
+        return ANY
     try:
         # int | str equals str | int, and Annotated[int, 1] equals Annotated[int, True]; their reprs differ.
         return _codec(annotation, repr(annotation))
@@ -155,7 +157,7 @@ def codec_for(annotation: Any) -> TypeCodec:
 
 @lru_cache(maxsize=1024)
 def _codec(annotation: Any, _spelling: str) -> TypeCodec:
-    return ANY if annotation is Any else TypeCodec(annotation)
+    return TypeCodec(annotation)
 
 
 @cache
@@ -217,7 +219,7 @@ def _misfit(what: str, error: Exception) -> InvalidInput | NotSerializable:
 def _explain(error: Exception | None) -> str:
     """The first few problems, each as `field.path: problem`."""
     if not isinstance(error, _pydantic().ValidationError):
-        return _first_line(error)
+        return _summary(error)
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     shown = []
     for problem in problems[:_SHOWN_PROBLEMS]:
@@ -228,8 +230,8 @@ def _explain(error: Exception | None) -> str:
     return "; ".join(shown)[:_SHOWN_LENGTH]
 
 
-def _first_line(error: Exception | None) -> str:
+def _summary(error: Exception | None) -> str:
     name = type(error).__name__
-    text = str(error).partition("\n")[0].removeprefix("Error serializing to JSON: ")
+    text = " ".join(str(error).partition("\n\n")[0].split())
     own = name.startswith("Pydantic")
-    return (text if own else f"{name}: {text}")[:_SHOWN_LENGTH]
+    return (text.removeprefix("Error serializing to JSON: ") if own else f"{name}: {text}")[:_SHOWN_LENGTH]

@@ -41,11 +41,15 @@ class Attempt:
         self._run = run
         self._ended = ended
         self._timer: asyncio.TimerHandle | None = None
-        self._task = host.loop.create_task(self._body())
-        limit = self._limit()
-        if limit is not None:
-            at, error = limit
+        self._task = asyncio.Task(self._body(), loop=host.loop, name=request.key)
+        if request.step.limited:
+            at, error = self._limit()
             self._timer = host.loop.call_later(max(0, at - self.started_at) / SECOND, self._expire, error)
+
+    @property
+    def info(self) -> StepInfo:
+        """What the body may know about itself."""
+        return StepInfo(self._run.id, self._run.workflow, self.request.key, self.request.attempt)
 
     def cancel(self) -> None:
         """Stop it: its outcome does not matter any more."""
@@ -58,8 +62,8 @@ class Attempt:
             self._timer.cancel()
             self._timer = None
 
-    def _limit(self) -> tuple[int, StepTimedOut] | None:
-        """The earlier of the attempt's and the step's end of time."""
+    def _limit(self) -> tuple[int, StepTimedOut]:
+        """The earlier of the attempt's and the step's end of time; there is one."""
         options = self.request.step.settings
         limits = []
         if options.timeout is not None:
@@ -69,7 +73,7 @@ class Attempt:
             span = micros(options.total_timeout)
             begun = self.request.first_started_at or self.started_at
             limits.append((begun + span, StepTimedOut(self.request.key, span / SECOND, "total")))
-        return min(limits, key=lambda limit: limit[0]) if limits else None
+        return min(limits, key=lambda limit: limit[0])
 
     def _expire(self, error: StepTimedOut) -> None:
         if not self.over:
@@ -80,15 +84,14 @@ class Attempt:
         request = self.request
         text, decoded, error = "", None, None
         try:
-            running_step.set(StepInfo(self._run.id, self._run.workflow, request.key, request.attempt))
+            running_step.set(self)
             if request.step.is_async:
                 value = await request.step.fn(*request.args, **request.kwargs)
             else:
                 value = await self._in_thread()
             what = f"The result of step {request.key!r}"
-            text = request.returns.encode(value, what)
             # The workflow gets what a replay would get, on the first execution too (I5).
-            decoded = request.returns.decode(text, what)
+            text, decoded = request.returns.settle(value, what)
             text = self._host.payloads.seal(text, what)
         except KeyboardInterrupt:
             raise
@@ -99,7 +102,7 @@ class Attempt:
             error = raised
         if not self.over:
             # Not from inside a task: the workflow's loop is stepped from plain callbacks only.
-            self._host.loop.call_soon(self._finish, text, decoded, error)
+            self._host.soon(self._finish, text, decoded, error)
 
     async def _in_thread(self) -> Any:
         request = self.request

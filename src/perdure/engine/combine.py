@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -76,7 +77,11 @@ class _Rules:
 
 
 def _check(concurrency: int | None, rules: _Rules) -> None:
-    for option, value, least in (("concurrency", concurrency, 1), ("min_success", rules.min_success, 1), ("tolerate", rules.tolerate, 0)):
+    for option, value, least in (
+        ("concurrency", concurrency, 1),
+        ("min_success", rules.min_success, 1),
+        ("tolerate", rules.tolerate, 0),
+    ):
         if value is not None and not value >= least:
             raise InvalidOption(option, f"{value!r} is less than {least}")
 
@@ -103,7 +108,7 @@ async def map_items(
     waiting = iter(range(len(items)))
 
     def begin(count: int) -> None:
-        for place, _ in zip(waiting, range(count), strict=False):
+        for place in itertools.islice(waiting, count):
             places[asyncio.ensure_future(run(place, items[place]))] = place
 
     begin(len(items) if concurrency is None else concurrency)

@@ -17,14 +17,13 @@ from perdure.clock import SECOND, from_datetime, micros, to_datetime
 from perdure.codec.canonical import fingerprint
 from perdure.codec.value import codec_for
 from perdure.engine.combine import MapResult, map_items, race
-from perdure.engine.current import running_step
+from perdure.engine.current import current_step
 from perdure.engine.definition import Registry, Step, StepOptions, Workflow
 from perdure.engine.loop import Branch, RunTask
 from perdure.engine.machine import MISSING, TIMED_OUT, ChildStart, Machine
 from perdure.engine.request import ChildRequest, ReceiveRequest, StepRequest, TimerRequest
 from perdure.errors import ContinueAsNew, InvalidOption, NotInWorkflow, ReceiveTimedOut
 from perdure.model.entry import Kind
-from perdure.store.batch import Transaction
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -121,11 +120,7 @@ class Context:
     @property
     def attempt(self) -> int:
         """The running attempt of the step whose body asks, from 1."""
-        info = running_step.get()
-        if info is None:
-            problem = "ctx.attempt has a value only inside the body of a step"
-            raise NotInWorkflow(problem)
-        return info.attempt
+        return current_step().attempt
 
     # ------------------------------------------------------------------------------------- steps
     @overload
@@ -157,13 +152,13 @@ class Context:
         machine = self._machine
         machine.check()
         if type(fn) is Step:
-            step, returns = fn, fn.call.returns
+            returns = fn.returns
         elif isinstance(fn, str):
-            step, args, kwargs, returns = self._closure(fn, args, kwargs)
+            fn, args, kwargs, returns = self._closure(fn, args, kwargs)
         else:
-            step = self._registry.step_of(fn)
-            returns = step.call.returns
-        return await self._request_step(step, args, kwargs, returns, transactional=False)
+            fn = self._registry.step_of(fn)
+            returns = fn.returns
+        return await self._wanted(fn, args, kwargs, returns, transactional=False)
 
     def _closure(
         self, name: str, args: tuple[Any, ...], options: dict[str, Any]
@@ -174,23 +169,23 @@ class Context:
         returns = codec_for(options.pop("returns", Any))
         return Step(args[0], StepOptions().changed(name=name, **options)), (), {}, returns
 
-    async def _request_step(
+    def _wanted(
         self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], returns: Any, *, transactional: bool
-    ) -> Any:
+    ) -> asyncio.Future[Any]:
         machine = self._machine
-        settings = step.settings
+        future = machine.loop.create_future()
         request = StepRequest(
             machine.key(step.name),
-            machine.loop.create_future(),
+            future,
             step,
             args,
             kwargs,
             returns=returns,
-            fingerprint=fingerprint(args, kwargs) if settings.fingerprint and (args or kwargs) else None,
+            fingerprint=fingerprint(args, kwargs) if step.settings.fingerprint and (args or kwargs) else None,
             transactional=transactional,
         )
         machine.request(request)
-        return await request.future
+        return future
 
     async def transaction(self, fn: Callable[..., R], /, *args: Any) -> R:
         """
@@ -210,7 +205,7 @@ class Context:
         if asyncio.iscoroutinefunction(step.fn):
             option = "ctx.transaction(fn)"
             raise InvalidOption(option, "it takes a plain function, as the database waits for it")
-        result: R = await self._request_step(step, args, {}, step.call.returns, transactional=True)
+        result: R = await self._wanted(step, args, {}, step.returns, transactional=True)
         return result
 
     # ------------------------------------------------------------------------------------- waiting
@@ -236,10 +231,15 @@ class Context:
         return asyncio.timeout(micros(duration) / SECOND)
 
     @overload
-    async def receive(self, name: str, type: type[T], *, timeout: float | timedelta | None = None) -> T: ...  # noqa: A002, ASYNC109
+    async def receive(self, name: str, type: type[T], *, timeout: float | timedelta | None = None) -> T: ...  # noqa: ASYNC109
     @overload
     async def receive(
-        self, name: str, type: type[T], *, timeout: float | timedelta | None = None, default: D  # noqa: A002, ASYNC109
+        self,
+        name: str,
+        type: type[T],
+        *,
+        timeout: float | timedelta | None = None,
+        default: D,  # noqa: ASYNC109
     ) -> T | D: ...
     @overload
     async def receive(self, name: str, *, timeout: float | timedelta | None = None, default: Any = MISSING) -> Any: ...  # noqa: ASYNC109
@@ -485,7 +485,9 @@ class Context:
                 return await self.call(workflow, item)  # type: ignore[call-overload]  # any workflow of one input
         else:
             run = fn
-        base = self._machine.key(ids.check_name("map", name or getattr(fn, "name", "") or getattr(fn, "__name__", "map")))
+        base = self._machine.key(
+            ids.check_name("map", name or getattr(fn, "name", "") or getattr(fn, "__name__", "map"))
+        )
 
         async def in_branch(place: int, item: Any) -> Any:
             self._enter(f"{base}[{place}]/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Protocol
 
 from perdure.errors import NotInWorkflow
 
@@ -30,8 +31,21 @@ class StepInfo:
         """The same for every attempt of this step and different for any other: pass it to services."""
         return f"{self.run_id}/{self.key}"
 
+    @property
+    def info(self) -> StepInfo:
+        """Itself."""
+        return self
 
-running_step: ContextVar[StepInfo | None] = ContextVar("perdure_running_step", default=None)
+
+class Running(Protocol):
+    """A body that runs."""
+
+    @property
+    def info(self) -> StepInfo:
+        """What it may know about itself; made when asked for."""
+
+
+running_step: ContextVar[Running | None] = ContextVar("perdure_running_step", default=None)
 
 
 def current_step() -> StepInfo:
@@ -41,8 +55,8 @@ def current_step() -> StepInfo:
     Raises:
         NotInWorkflow: The caller is not inside a step's body.
     """
-    info = running_step.get()
-    if info is None:
+    running = running_step.get()
+    if running is None:
         problem = "current_step() was called outside the body of a step"
         raise NotInWorkflow(problem)
-    return info
+    return running.info

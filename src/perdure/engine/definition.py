@@ -12,6 +12,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from perdure.clock import micros
 from perdure.codec.call import CallCodec
+from perdure.codec.value import TypeCodec
 from perdure.errors import DuplicateName, InvalidOption, UnknownWorkflow
 from perdure.ids import check_name
 from perdure.model.retry import NO_RETRY, Retry
@@ -70,6 +71,11 @@ class Step(Generic[P, R]):
     A function that a workflow may run as a step. Called as such it is just the function.
 
     R is what the workflow gets: what the function returns or, for a coroutine function, what it awaits to.
+
+    Attributes:
+        name: What the journal calls it.
+        settings: The options in force.
+        limited: Whether it has a timeout.
     """
 
     def __init__(self, fn: Callable[P, Any], options: StepOptions = DEFAULT_OPTIONS) -> None:
@@ -79,13 +85,9 @@ class Step(Generic[P, R]):
         update_wrapper(self, fn)
         self.fn = fn
         self.name = options.name or check_name("step name", getattr(fn, "__name__", ""))
-        self._options = options
+        self.settings = options
         self.is_async = inspect.iscoroutinefunction(fn)
-
-    @property
-    def settings(self) -> StepOptions:
-        """The options in force."""
-        return self._options
+        self.limited = options.timeout is not None or options.total_timeout is not None
 
     def options(self, **options: Any) -> Step[P, R]:
         """
@@ -94,14 +96,14 @@ class Step(Generic[P, R]):
         Args:
             options: Fields of `StepOptions`.
         """
-        other: Step[P, R] = Step(self.fn, self._options.changed(**options))
-        other.__dict__["call"] = self.call
+        other: Step[P, R] = Step(self.fn, self.settings.changed(**options))
+        other.__dict__["returns"] = self.returns
         return other
 
     @cached_property
-    def call(self) -> CallCodec:
-        """How its arguments and its result are stored."""
-        return CallCodec(self.fn)
+    def returns(self) -> TypeCodec:
+        """How its result is stored."""
+        return CallCodec(self.fn).returns
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Call the function itself, without durability."""
@@ -181,9 +183,15 @@ class Workflow(Generic[P, R]):
 
 
 class Registry:
-    """The workflows of one app, by name."""
+    """
+    The workflows of one app, by name.
+
+    Attributes:
+        stand_in: For tests: gives the step that is run in a step's place.
+    """
 
     def __init__(self) -> None:
+        self.stand_in: Callable[[Step[..., Any]], Step[..., Any]] | None = None
         self._workflows: dict[str, Workflow[..., Any]] = {}
         self._steps: weakref.WeakKeyDictionary[Callable[..., Any], Step[..., Any]] = weakref.WeakKeyDictionary()
 

@@ -10,43 +10,29 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Coroutine
 from typing import Any
 
-from perdure import ids
 from perdure.clock import SECOND, micros
 from perdure.codec.failure import decode_error, encode_error
 from perdure.engine.attempt import Attempt
-from perdure.engine.context import Context
 from perdure.engine.definition import Workflow
+from perdure.engine.ending import Ending, beginning, cancelled, ending_of
 from perdure.engine.history import base_time, present
 from perdure.engine.host import Host
 from perdure.engine.machine import EVICTED, ChildStart, Machine, child_failure
 from perdure.engine.request import ChildRequest, ReceiveRequest, Request, StepRequest, TimerRequest, child_topic
-from perdure.engine.threaded import in_thread
+from perdure.engine.steps import Steps
 from perdure.engine.transact import transact
 from perdure.engine.waits import CANCEL, PAUSE, Waits
-from perdure.errors import (
-    ContinueAsNew,
-    HistoryTooLong,
-    PerdureError,
-    RunCancelled,
-    RunTimedOut,
-    Stalled,
-    StartConflict,
-    StepInterrupted,
-    StepTimedOut,
-    StoreError,
-)
+from perdure.engine.writer import Writer
+from perdure.errors import HistoryTooLong, PerdureError, Stalled, StartConflict
 from perdure.model.entry import Entry, Kind
 from perdure.model.run import Claimed, Message
 from perdure.model.status import Status
-from perdure.store.operation import Operation, Row
 from perdure.store.record import Record
 
 log = logging.getLogger("perdure.engine")
 ENDED = "the run has ended"
-RETRY_COMMIT_S = (0.05, 0.2, 1.0, 5.0)
 END_KINDS = {
     Status.COMPLETED: Kind.COMPLETED,
     Status.FAILED: Kind.FAILED,
@@ -66,53 +52,51 @@ class Driver:
     """
 
     __slots__ = (
-        "_alarm", "_alarm_at", "_checking", "_committing", "_deferred", "_failures", "_inserting", "_pausing", "_ready",
-        "_releasing", "_starting", "_taking", "_then", "_waits", "host", "machine", "run", "running", "state", "workflow",
+        "_alarm", "_alarm_at", "_checking", "_deferred", "_exclusive", "_grace", "_pausing", "_releasing", "_steps",
+        "_waits", "_writer", "host", "machine", "run", "state", "workflow",
     )  # fmt: skip
 
-    def __init__(self, host: Host, run: Claimed, workflow: Workflow[..., Any]) -> None:
+    def __init__(self, host: Host, run: Claimed, workflow: Workflow[..., Any], journal: list[Entry]) -> None:
+        """
+        Prepare to drive a run.
+
+        Args:
+            journal: All of it, blobs resolved.
+        """
         self.host = host
         self.run = run
         self.workflow = workflow
-        self.machine: Machine
         self.state = "driving"
-        self.running: dict[str, Attempt] = {}
+        next_seq = journal[-1].seq + 1 if journal else 1
+        self.machine = Machine(run, host.payloads, present(journal), next_seq, base_time(journal, run.started_at))
+        self._writer = Writer(host, run, self.machine, self.lose)
         self._waits = Waits()
-        self._ready: list[StepRequest] = []
-        self._starting: list[StepRequest] = []
-        self._taking: list[Message] = []
+        self._steps = Steps(host, self.machine, self._waits, self._now, self.attempt_ended)
+        self._grace = micros(workflow.settings.grace)
         self._deferred: list[tuple[Attempt, str, Any, BaseException | None]] = []
-        self._inserting: list[ChildStart] = []
+        # Whether a transaction of the workflow is being committed, whose entry must be the next one.
+        self._exclusive = False
         self._checking = 0
-        self._committing = False
-        self._then = "driving"
         self._pausing: Message | None = None
         self._releasing = False
-        self._failures = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at: int | None = None
 
     # ------------------------------------------------------------------------- what the worker calls
-    def begin(self, journal: list[Entry], messages: list[Message]) -> None:
+    def begin(self, messages: list[Message]) -> None:
         """
         Drive the run from its journal.
 
         Args:
-            journal: All of it, blobs resolved.
             messages: What is in its inbox.
         """
-        next_seq = journal[-1].seq + 1 if journal else 1
-        machine = Machine(
-            self.run, self.host.payloads, present(journal), next_seq, base_time(journal, self.run.started_at)
-        )
-        self.machine = machine
         self._waits.deliver(messages)
-        machine.begin(self._coroutine())
+        self.machine.begin(beginning(self.machine, self.workflow, self.host.registry, self.host.payloads))
         self.advance()
 
     def resume(self, run: Claimed, messages: list[Message]) -> None:
         """Go on where the parked coroutine stands: nobody owned the run in between."""
-        self.run = self.machine.run = run
+        self.run = self.machine.run = self._writer.run = run
         self.state = "driving"
         self._waits.clear()
         self._waits.deliver(messages)
@@ -127,15 +111,12 @@ class Driver:
     def release(self) -> None:
         """Give the run back as soon as no body runs; nothing new is begun meanwhile."""
         self._releasing = True
-        if self.state == "driving":
-            self.advance()
+        self.advance()
 
     def abandon(self) -> None:
         """Give the run back now: bodies that run are cancelled, and run again elsewhere."""
         if self.state == "driving":
-            for attempt in self.running.values():
-                attempt.cancel()
-            self.running.clear()
+            self._steps.stop()
             self.release()
 
     def child_taken(self, child: ChildStart, message: Message | None, problem: str | None) -> None:
@@ -151,7 +132,8 @@ class Driver:
             return
         if problem is not None:
             error = encode_error(StartConflict(child.child_id, problem))
-            message = Message(self.run.number, 0, child_topic(child.child_id), None, None, 0, "failed", None, error, None)
+            topic = child_topic(child.child_id)
+            message = Message(self.run.number, 0, topic, None, None, 0, Status.FAILED, None, error, None)
         if message is not None:
             self._waits.deliver([message])
         self.advance()
@@ -159,178 +141,175 @@ class Driver:
     def lose(self) -> None:
         """Another worker owns the run now, or this worker must stop: forget it without writing (I1)."""
         if self.state != "over":
-            self._put_aside()
+            self._put_aside(EVICTED)
+            self._writer.close()
             self.state = "over"
             self.host.left(self)
 
     def evict(self) -> None:
-        """Free a parked run's memory; it will be replayed."""
+        """Forget the run without a word: a parked one to free its memory, any when the worker is killed."""
         self.state = "over"
-        self.machine.close(EVICTED)
+        self._writer.close()
+        self._put_aside(EVICTED)
 
     @property
-    def resting(self) -> bool:
-        """Whether messages from outside could move the run now."""
-        return self.state == "driving"
+    def running(self) -> bool:
+        """Whether bodies of steps run."""
+        return bool(self._steps.running)
 
     # ------------------------------------------------------------------------------------ the decision
     def advance(self) -> None:
         """The run is at rest: look at what it wants, commit what is new, begin what may begin."""
         if self.state != "driving":
             return
-        self._read_mail()
         machine = self.machine
+        if machine.fresh:
+            self._register()
+        if self._waits.mailbox:
+            self._read_mail()
         if machine.divergence is not None:
             self._pause(machine.divergence.code, str(machine.divergence))
             return
-        self._look_at_requests()
+        if machine.given_up:
+            for request in machine.given_up:
+                self._steps.cancel(request.key)
+            machine.given_up = [request for request in machine.given_up if isinstance(request, ChildRequest)]
         if machine.done:
             self._finish()
-        elif machine.length > self.host.limits.history_entries:
-            self._end(Status.FAILED, error=HistoryTooLong(self.run.id, self.host.limits.history_entries))
-        elif not self._committing:
+        elif not self._writer.busy:
             self._commit_or_begin()
+
+    def _register(self) -> None:
+        """Sort the requests that are new: steps may begin, everything else is waited for."""
+        machine = self.machine
+        fresh, machine.fresh = machine.fresh, []
+        for request in fresh:
+            if machine.wanted.get(request.key) is not request:
+                continue
+            if isinstance(request, StepRequest) and request.retry_at is None:
+                self._steps.want(request)
+            else:
+                self._waits.add(request)
+        if machine.fresh:
+            self._register()
 
     def _read_mail(self) -> None:
         """Deliver what can be observed, one message at a time; each may change what is waited for."""
         machine = self.machine
-        self._register_fresh()
         while machine.divergence is None and not machine.done and not self._exclusive:
             found = self._waits.next_message(machine)
             if found is None:
                 break
             message, request = found
-            now = self._now()
             if message.id:
-                self._taking.append(message)
-            if message.topic == CANCEL:
-                if machine.cancelled_at is None:
-                    machine.outcome(Kind.CANCEL_REQUESTED, "", now, message.data)
-            elif message.topic == PAUSE:
-                self._pausing = message
-            elif isinstance(request, ChildRequest):
-                completed = message.status == Status.COMPLETED
-                kind = Kind.CHILD_COMPLETED if completed else Kind.CHILD_FAILED
-                self._child_ended(request.key, kind, (message.output if completed else message.error) or "null")
-            elif request is not None:
-                machine.outcome(Kind.SIGNAL_RECEIVED, request.key, now, message.data)
-            self._register_fresh()
+                self._writer.taking.append(message)
+            self._observe(message, request)
+            if machine.fresh:
+                self._register()
 
-    def _child_ended(self, key: str, kind: Kind, data: str) -> None:
-        request = self.machine.wanted[key]
-        decoded: Any
-        text = self.host.payloads.open(data)
-        if kind == Kind.CHILD_FAILED and isinstance(request, ChildRequest):
-            decoded = child_failure(request.child_id, decode_error(text))
-        else:
-            decoded = text
-        self.machine.outcome(kind, key, self._now(), data, decoded=decoded)
-
-    def _register_fresh(self) -> None:
-        machine = self.machine
-        if not machine.fresh:
-            return
-        for request in machine.fresh:
-            if machine.wanted.get(request.key) is not request:
-                continue
-            if isinstance(request, StepRequest) and request.retry_at is None:
-                self._make_ready(request)
-            else:
-                self._waits.add(request)
-        machine.fresh.clear()
-
-    def _make_ready(self, request: StepRequest) -> None:
-        if request.interrupted:
-            request.interrupted = False
-            now = self._now()
-            self._failed(request, StepInterrupted(request.key, request.attempt), now)
-            return
-        if request.step.settings.at_most_once:
-            now = self._now()
-            self.machine.progress(request, Kind.ATTEMPT_STARTED, now, None, now)
-        self._ready.append(request)
-
-    def _look_at_requests(self) -> None:
-        machine = self.machine
-        if machine.given_up:
-            for request in machine.given_up:
-                attempt = self.running.pop(request.key, None)
-                if attempt is not None:
-                    attempt.cancel()
-            machine.given_up = [request for request in machine.given_up if isinstance(request, ChildRequest)]
-        self._register_fresh()
+    def _observe(self, message: Message, request: Request | None) -> None:
+        machine, now = self.machine, self._now()
+        if message.topic == CANCEL:
+            if machine.cancelled_at is None:
+                machine.outcome(Kind.CANCEL_REQUESTED, "", now, message.data)
+        elif message.topic == PAUSE:
+            self._pausing = message
+        elif isinstance(request, ChildRequest):
+            completed = message.status == Status.COMPLETED
+            data = (message.output if completed else message.error) or "null"
+            text = self.host.payloads.open(data)
+            decoded = text if completed else child_failure(request.child_id, decode_error(text))
+            kind = Kind.CHILD_COMPLETED if completed else Kind.CHILD_FAILED
+            machine.outcome(kind, request.key, now, data, decoded=decoded)
+        elif request is not None:
+            machine.outcome(Kind.SIGNAL_RECEIVED, request.key, now, message.data)
 
     def _commit_or_begin(self) -> None:
-        machine = self.machine
-        if machine.buffer or self._taking or machine.children or machine.given_up:
-            self._submit(self._record(), parking=self._may_park())
+        if self.machine.length > self.host.limits.history_entries:
+            self._fail(HistoryTooLong(self.run.id, self.host.limits.history_entries))
+        elif self._writer.anything:
+            self._commit()
         elif self._pausing is not None or self._releasing:
             self._leave_when_quiet()
-        elif self._ready:
-            ready, self._ready = self._ready, []
-            self._begin(ready)
-            self._begin_transaction()
+        elif self._steps.ready:
+            request = self._steps.begin_ready(self.run)
+            if request is not None:
+                self._exclusive = True
+                transact(self.host, self.run, request, self.machine.length + 1, self._transacted)
+            self._set_alarm()
         elif self._may_park():
-            self._submit(self._record(), parking=True)
+            self._commit()
         else:
             self._set_alarm()
 
+    def _commit(self) -> None:
+        """Write what is new; if nothing else can move the run soon, park it with the same commit."""
+        parking = self._may_park()
+        now = self._now()
+        record = self._writer.record(now)
+        if parking:
+            record.park(self._first_time(), self._waits.topics(self.machine), now)
+            self._leave(record, "parked")
+        else:
+            self._steps.commit_first()
+            self._writer.send(record, self._committed)
+
+    def _committed(self, taken: list[ChildStart]) -> None:
+        self._check_children(taken)
+        if self.state != "driving":
+            return
+        quiet = self._pausing is not None or self._releasing
+        self._steps.committed(self.run, begin=not quiet)
+        if quiet or not self._steps.running or self._steps.ready or self._waits.mailbox or self._writer.anything:
+            self.advance()
+        else:
+            machine = self.machine
+            if machine.done or machine.divergence is not None:
+                self.advance()
+            else:
+                self._set_alarm()
+
+    def _check_children(self, taken: list[ChildStart]) -> None:
+        for child in taken:
+            self._checking += 1
+            self.host.check_child(self, child)
+
     def _leave_when_quiet(self) -> None:
         """Pausing or draining: bodies that run may end and be recorded, nothing new begins."""
-        if self.running:
+        if self._steps.running or self._exclusive:
             return
         if self._pausing is not None:
-            reason = json.loads(self.host.payloads.open(self._pausing.data or '""'))
-            self._pause("operator", reason)
+            self._pause("operator", json.loads(self.host.payloads.open(self._pausing.data or '""')))
             return
-        record = self._record()
-        record.release(self._now())
+        now = self._now()
+        record = self._writer.record(now)
+        record.release(now)
         self._leave(record, "over")
-
-    def _begin(self, requests: list[StepRequest]) -> None:
-        """Begin these bodies; a transaction of the user's is kept until nothing else is to be committed."""
-        for request in requests:
-            if self.machine.wanted.get(request.key) is not request:
-                continue
-            if request.transactional:
-                self._ready.append(request)
-            else:
-                self.running[request.key] = Attempt(self.host, self.run, request, self.attempt_ended)
-        self._set_alarm()
-
-    def _begin_transaction(self) -> None:
-        if self._ready:
-            request = self._ready.pop(0)
-            self._committing, self._then = True, "transact"
-            transact(self.host, self.run, request, self.machine.length + 1, self.transacted)
 
     def _may_park(self) -> bool:
         """Whether nothing but times far enough away, signals and children can move the run."""
+        if not self._steps.idle or self._exclusive or self._checking:
+            return False
         machine = self.machine
-        if self.running or self._ready or machine.done or self._pausing or self._releasing or self._exclusive:
+        if machine.done or self._pausing is not None or self._releasing:
             return False
-        if self._checking or any(child.chosen for child in machine.children):
-            return False
-        if not machine.wanted:
-            if not machine.replaying:
-                self._stall()
+        if any(child.chosen for child in machine.children):
             return False
         first = self._first_time()
+        if not machine.wanted:
+            self._stall(first)
+            return False
         return first is None or first - self.host.clock.now() > self.host.hold
 
-    def _stall(self) -> None:
-        """The workflow waits for nothing that could come: end it on the next turn of the loop, with the reason."""
-        if self.machine.cancelled_at is None:
+    def _stall(self, first: int | None) -> None:
+        """The workflow waits for nothing that could come: end it, with the reason, on the loop's next turn."""
+        if self.machine.cancelled_at is None or first is None:
             self.host.loop.call_soon(self._end_stalled)
 
     def _end_stalled(self) -> None:
-        if self.state == "driving" and not self.machine.wanted and not self.machine.done:
-            self._end(Status.FAILED, error=Stalled(self.run.id))
-
-    @property
-    def _exclusive(self) -> bool:
-        """Whether a transaction of the workflow is being committed, whose entry must be the next one."""
-        return self._committing and self._then == "transact"
+        machine = self.machine
+        if self.state == "driving" and not machine.wanted and not machine.done and not self._writer.busy:
+            self._fail(Stalled(self.run.id))
 
     # ----------------------------------------------------------------------------------- step outcomes
     def attempt_ended(self, attempt: Attempt, text: str, decoded: Any, error: BaseException | None) -> None:
@@ -341,7 +320,7 @@ class Driver:
             self._deferred.append((attempt, text, decoded, error))
             return
         request = attempt.request
-        self.running.pop(request.key, None)
+        self._steps.running.pop(request.key, None)
         if self.machine.wanted.get(request.key) is request:
             if error is None:
                 self.machine.outcome(
@@ -355,63 +334,44 @@ class Driver:
                     fingerprint=request.fingerprint,
                 )
             else:
-                self._failed(request, error, attempt.started_at)
+                self._steps.failed(request, error, attempt.started_at)
         self.advance()
 
-    def _failed(self, request: StepRequest, error: BaseException, started_at: int) -> None:
-        """An attempt has failed: note when the next one is due, or that the step has failed."""
-        now = self._now()
-        settings = request.step.settings
-        delay = settings.retry.next_delay(request.attempt, error, ids.jitter())
-        begun = request.first_started_at or started_at
-        if delay is not None and settings.total_timeout is not None:
-            span = micros(settings.total_timeout)
-            if now + delay >= begun + span:
-                delay = None
-                if not isinstance(error, StepTimedOut):
-                    timed_out = StepTimedOut(request.key, span / SECOND, "total")
-                    timed_out.__cause__ = error
-                    error = timed_out
-        elif isinstance(error, StepTimedOut) and error.scope == "total":
-            delay = None
-        text = encode_error(error)
-        if delay is None:
-            data = self.host.payloads.seal(text, f"The error of step {request.key!r}")
-            self.machine.outcome(
-                Kind.STEP_FAILED, request.key, now, data, decoded=decode_error(text), started_at=started_at,
-                attempt=request.attempt, fingerprint=request.fingerprint,
-            )  # fmt: skip
+    def _transacted(
+        self, request: StepRequest, entry: Entry | None, decoded: Any, error: BaseException | None
+    ) -> None:
+        """A transaction has been committed, or has failed and left no row; or the run is lost."""
+        self._exclusive = False
+        if self.state != "driving":
             return
-        data = self.host.payloads.seal(f'{{"next_at":{now + delay},"error":{text}}}', "An error")
-        self.machine.progress(request, Kind.ATTEMPT_FAILED, now, data, started_at)
-        request.attempt += 1
-        request.retry_at = now + delay
-        request.first_started_at = begun
-        self._waits.add(request)
-
-    def transacted(self, request: StepRequest, entry: Entry | None, decoded: Any, error: BaseException | None) -> None:
-        """A transaction has been committed, or has failed and left no row."""
-        self._committing, self._then = False, "driving"
-        if error is None and entry is not None:
+        if entry is not None:
             self.machine.outcome(
                 Kind.STEP_COMPLETED, request.key, entry.at, entry.data, decoded=decoded, started_at=entry.started_at,
                 attempt=request.attempt, fingerprint=request.fingerprint, durable=True,
             )  # fmt: skip
         elif error is not None:
-            self._failed(request, error, self._now())
+            if self.machine.wanted.get(request.key) is request:
+                self._steps.failed(request, error, self._now())
+        else:
+            self.lose()
+            return
         deferred, self._deferred = self._deferred, []
-        for attempt, text, result, problem in deferred:
-            self.attempt_ended(attempt, text, result, problem)
+        for ended in deferred:
+            self.attempt_ended(*ended)
         self.advance()
 
     # ----------------------------------------------------------------------------------------- times
     def _first_time(self) -> int | None:
-        times = [self._waits.first_time(self.machine)]
-        if self.machine.cancelled_at is not None:
-            times.append(self.machine.cancelled_at + micros(self.workflow.settings.grace))
+        """When the run must be looked at next, if nothing else happens."""
+        machine = self.machine
+        first = self._waits.first_time(machine) if self._waits.times else None
+        if machine.cancelled_at is not None:
+            last = machine.cancelled_at + self._grace
         elif self.run.deadline_at is not None:
-            times.append(self.run.deadline_at)
-        return min((at for at in times if at is not None), default=None)
+            last = self.run.deadline_at
+        else:
+            return first
+        return last if first is None or last < first else first
 
     def _set_alarm(self) -> None:
         at = self._first_time()
@@ -433,90 +393,60 @@ class Driver:
         self._clear_alarm()
         if self.state != "driving":
             return
-        machine, now = self.machine, self._now()
         if self._exclusive:
-            self._alarm = self.host.loop.call_later(0.001, self._wake)
+            # The transaction's answer leads to advance(), which sets the alarm again.
             return
-        self._register_fresh()
+        machine, now = self.machine, self._now()
+        if machine.fresh:
+            self._register()
         for request in self._waits.due(machine, now):
             if machine.wanted.get(request.key) is request and machine.divergence is None:
                 self._time_has_come(request, now)
         if machine.cancelled_at is not None:
-            if now >= machine.cancelled_at + micros(self.workflow.settings.grace) and not machine.done:
-                self._end_cancelled()
+            if now >= machine.cancelled_at + self._grace and not machine.done and not self._writer.busy:
+                self._end(cancelled(self.machine))
                 return
-        elif self.run.deadline_at is not None and now >= self.run.deadline_at:
+        elif self.run.deadline_at is not None and now >= self.run.deadline_at and not machine.done:
             machine.outcome(Kind.DEADLINE_REACHED, "", now)
         self.advance()
 
     def _time_has_come(self, request: Request, now: int) -> None:
         if isinstance(request, StepRequest):
             request.retry_at = None
-            self._make_ready(request)
+            self._steps.want(request)
         elif isinstance(request, TimerRequest | ReceiveRequest):
             self.machine.outcome(Kind.TIMER_FIRED, request.key, now)
 
     # ----------------------------------------------------------------------------------------- ending
     def _finish(self) -> None:
         """The workflow function has ended."""
-        main = self.machine.main
-        assert main is not None  # noqa: S101 - it is done, so it is there
-        if main.cancelled():
-            self._end_cancelled()
-            return
-        error = main.exception()
-        if isinstance(error, ContinueAsNew):
-            self._continue(error.payload)
-        elif error is not None:
-            self._end(Status.FAILED, error=error)
-        else:
-            try:
-                text = self.workflow.call.returns.encode(main.result(), f"The result of {self.workflow.name}")
-                output = self.host.payloads.seal(text, f"The result of {self.workflow.name}")
-            except PerdureError as problem:
-                self._end(Status.FAILED, error=problem)
-            else:
-                self._end(Status.COMPLETED, output=output)
+        if not (self._writer.busy or self._exclusive):
+            self._end(ending_of(self.machine, self.workflow))
+        # Otherwise the answer to the commit under way leads here again.
 
-    def _end_cancelled(self) -> None:
-        if self.machine.timed_out:
-            self._end(Status.FAILED, error=RunTimedOut(self.run.id))
-            return
-        reason = self.machine.cancel_reason
-        try:
-            why = json.loads(self.host.payloads.open(reason)) if reason else ""
-        except ValueError:
-            why = ""
-        if self.machine.cancelled_at is None:
-            why = "the workflow cancelled itself"
-        self._end(Status.CANCELLED, error=RunCancelled(self.run.id, str(why or "")))
-
-    def _end(self, status: Status, *, output: str | None = None, error: BaseException | None = None) -> None:
-        if self._committing:
-            # The commit under way comes first; its answer leads here again.
-            return
+    def _end(self, ending: Ending) -> None:
         machine, now = self.machine, self._now()
         self._put_aside(ENDED)
-        machine.end(END_KINDS[status], now)
-        record = self._record()
-        text = None if error is None else self.host.payloads.seal(encode_error(error), "An error")
-        record.finish(status, output, text, now)
-        if self.run.parent is not None:
-            record.tell_parent(self.run.parent, child_topic(self.run.id), status, now)
+        if ending.status is None:
+            seq = machine.mark(Kind.CONTINUED, now, "{}")
+            record = self._writer.record(now)
+            record.renew(ending.renewal or "", seq, now)
+        else:
+            machine.end(END_KINDS[ending.status], now)
+            record = self._writer.record(now)
+            error = None
+            if ending.error is not None:
+                error = self.host.payloads.seal(encode_error(ending.error), "An error")
+            record.finish(ending.status, ending.output, error, now)
+            if self.run.parent is not None:
+                record.tell_parent(self.run.parent, child_topic(self.run.id), ending.status, now)
         self._leave(record, "over")
 
-    def _continue(self, payload: str) -> None:
-        if self._committing:
-            return
-        now = self._now()
-        self._put_aside(ENDED)
-        seq = self.machine.mark(Kind.CONTINUED, now, "{}")
-        record = self._record()
-        record.renew(payload, seq, now)
-        self._leave(record, "over")
+    def _fail(self, error: PerdureError) -> None:
+        self._end(Ending(Status.FAILED, error=error))
 
     def _pause(self, code: str, message: str) -> None:
-        if self._committing:
+        if self._writer.busy or self._exclusive:
             return
         now = self._now()
         diverged = self.machine.divergence
@@ -525,132 +455,31 @@ class Driver:
         if diverged is not None:
             # What was asked for behind the divergence is not part of the run's history.
             self.machine.forget_new()
-            self._taking.clear()
+            self._writer.taking.clear()
         self.machine.mark(Kind.PAUSED, now, self.host.payloads.seal(reason, "A reason"))
-        record = self._record()
+        record = self._writer.record(now)
         record.pause(reason)
         self._leave(record, "over")
 
-    def _put_aside(self, why: str = EVICTED) -> None:
+    def _put_aside(self, why: str) -> None:
         """Stop everything that runs for this run here."""
         self._clear_alarm()
-        for attempt in self.running.values():
-            attempt.cancel()
-        self.running.clear()
-        self._ready.clear()
+        self._steps.stop()
         self.machine.close(why)
 
-    # ---------------------------------------------------------------------------------------- commits
-    def _record(self) -> Record:
-        """Everything that is new, as one operation; the machine's lists are emptied into it."""
-        machine, run = self.machine, self.run
-        record = Record(run.number, run.id, run.epoch, self.host.limits.inline_bytes)
-        if machine.buffer:
-            record.entries(machine.buffer)
-            machine.buffer.clear()
-        if self._taking:
-            for message in self._taking:
-                record.take(message, machine.length)
-            self._taking.clear()
-        now = self._now()
-        if machine.children:
-            self._inserting, machine.children = machine.children, []
-            for child in self._inserting:
-                record.start_child(
-                    child.child_id, child.workflow, child.input, seed=ids.seed(), now=now,
-                    deadline_at=child.deadline_at, detached=child.detached, tags=child.tags,
-                )  # fmt: skip
-        for request in machine.given_up:
-            if isinstance(request, ChildRequest):
-                record.cancel(request.child_id, json.dumps("the parent no longer waits for it"), now)
-        machine.given_up = []
-        return record
-
-    def _submit(self, record: Record, *, parking: bool) -> None:
-        self._committing = True
-        if parking:
-            record.park(self._first_time(), self._waits.topics(self.machine), self._now())
-            self._leave(record, "parked")
-            return
-        self._starting, self._ready = self._ready, []
-        self._then = "driving"
-        self._send(record)
-
     def _leave(self, record: Record, then: str) -> None:
+        """Commit what gives the run up."""
         self._clear_alarm()
-        self._committing = True
         self.state = "leaving"
-        self._then = then
-        self._send(record)
 
-    def _send(self, operation: Operation) -> None:
-        try:
-            self.host.submit(operation, lambda rows, error: self._committed(operation, rows, error))
-        except PerdureError as error:
-            self._committed(operation, [], error)
-
-    def _committed(self, operation: Operation, rows: list[Row], error: Exception | None) -> None:
-        if self.state == "over":
-            return
-        if error is not None:
-            self._not_stored(operation, error)
-            return
-        self._failures = 0
-        self._committing = False
-        if any(row[0] == "stale" for row in rows):
-            self.lose()
-            return
-        children, self._inserting = self._inserting, []
-        if children:
-            begun = {row[1] for row in rows if row[0] == "child"}
-            for child in children:
-                if child.child_id not in begun:
-                    self._checking += 1
-                    self.host.check_child(self, child)
-        if self.state == "leaving":
-            self.state = self._then
+        def left(taken: list[ChildStart]) -> None:
+            self.state = then
+            self._check_children(taken)
             self.host.left(self)
-            return
-        starting, self._starting = self._starting, []
-        if self._pausing or self._releasing:
-            self._ready = starting + self._ready
-        else:
-            self._begin(starting)
-        self.advance()
 
-    def _not_stored(self, operation: Operation, error: Exception) -> None:
-        """Keep what is not durable and try again; whoever takes the run over meanwhile is told by the epoch."""
-        delay = RETRY_COMMIT_S[min(self._failures, len(RETRY_COMMIT_S) - 1)]
-        self._failures += 1
-        log.error("run %s: its progress could not be stored, trying again in %g s: %s", self.run.id, delay, error)
-        if isinstance(error, StoreError) and not error.retryable:
-            log.error("run %s: this will not pass by itself; the run is given up here", self.run.id)
-            self._committing = False
-            self.lose()
-            return
-        self.host.loop.call_later(delay, self._resend, operation)
-
-    def _resend(self, operation: Operation) -> None:
-        if self.state != "over":
-            self._send(operation)
+        self._writer.send(record, left)
 
     def _now(self) -> int:
         """Time that does not go back behind the journal's last entry, whatever the clocks of workers say."""
-        return max(self.host.clock.now(), self.machine.now())
-
-    def _coroutine(self) -> Coroutine[Any, Any, Any]:
-        """The workflow function, about to begin; an input that does not fit fails the run from inside."""
-        context = Context(self.machine, self.host.registry)
-        workflow = self.workflow
-
-        async def refuse(problem: PerdureError) -> None:
-            raise problem
-
-        try:
-            args, kwargs = workflow.call.decode(self.host.payloads.open(self.run.input))
-        except PerdureError as error:
-            return refuse(error)
-        if not workflow.is_async:
-            return in_thread(workflow.fn, context, args, kwargs)
-        made: Coroutine[Any, Any, Any] = workflow.fn(context, *args, **kwargs)
-        return made
+        now, then = self.host.clock.now(), self.machine.time
+        return now if now > then else then

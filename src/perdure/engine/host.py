@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.clock import Clock
 from perdure.codec.payload import Payloads
@@ -35,6 +36,9 @@ class Host(Protocol):
 
     def submit(self, operation: Operation, done: Done) -> None:
         """Queue an operation of the store."""
+
+    def soon(self, callback: Callable[..., None], *args: Any) -> None:
+        """Call it on the loop's next turn, outside any task."""
 
     def left(self, driver: Driver) -> None:
         """The driver no longer owns its run: it ended, was paused, parked, released or lost."""

@@ -51,6 +51,7 @@ class Branch:
 class RunTask(asyncio.Task[Any]):
     """A task of a workflow; knows its branch."""
 
+    __slots__ = ("branch", "order")
     branch: Branch
     order: int
 
@@ -69,9 +70,10 @@ class RunTask(asyncio.Task[Any]):
 class RunFuture(asyncio.Future[Any]):
     """A future of a workflow; one that stands for a request tells the run when it is cancelled."""
 
+    __slots__ = ("given_up", "order", "request")
     order: int
-    request: Request | None = None
-    given_up: Callable[[Request], None] | None = None
+    request: Request | None
+    given_up: Callable[[Request], None] | None
 
     def __hash__(self) -> int:
         return self.order
@@ -115,6 +117,9 @@ class PrivateLoop(asyncio.AbstractEventLoop):
 
     Args:
         salt: Where hashes begin: the run's seed, so that tasks of different runs do not collide.
+
+    Attributes:
+        tasks: How many were made so far.
     """
 
     def __init__(self, timers: Timers, salt: int) -> None:
@@ -123,6 +128,7 @@ class PrivateLoop(asyncio.AbstractEventLoop):
         self._order = salt * _SPREAD & 0xFFFFFFFFFFFF
         self._root = Branch("")
         self._closed = False
+        self.tasks = 0
 
     def run_to_rest(self) -> None:
         """Run everything that is ready, until nothing is."""
@@ -190,6 +196,7 @@ class PrivateLoop(asyncio.AbstractEventLoop):
         future = RunFuture(loop=self)
         self._order += 1
         future.order = self._order
+        future.request = future.given_up = None
         return future
 
     def create_task(
@@ -210,12 +217,13 @@ class PrivateLoop(asyncio.AbstractEventLoop):
         """The workflow function's own task, in the branch without a prefix."""
         return self._task(coro, self._root, None, None)
 
-    def _task(
-        self, coro: Any, branch: Branch, name: str | None, context: contextvars.Context | None
-    ) -> RunTask:
+    def _task(self, coro: Any, branch: Branch, name: str | None, context: contextvars.Context | None) -> RunTask:
         self._order += 1
+        self.tasks += 1
         # A name saves asyncio from making one up.
-        return RunTask(coro, order=self._order, branch=branch, loop=self, name=name or branch.prefix or "main", context=context)
+        return RunTask(
+            coro, order=self._order, branch=branch, loop=self, name=name or branch.prefix or "main", context=context
+        )
 
     def get_debug(self) -> bool:
         """Never: debugging would look at the real clock."""

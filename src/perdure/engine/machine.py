@@ -13,7 +13,7 @@ import json
 from asyncio import events
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from perdure.codec.failure import decode_error
 from perdure.codec.payload import Payloads
@@ -83,6 +83,7 @@ class Machine:
         given_up: Requests that the workflow cancelled since then.
         buffer: Entries that are not durable yet, in order.
         children: Child runs to insert with them.
+        time: The run's time: that of the last outcome, microseconds since 1970.
         divergence: Set when code and history disagree; the run must be paused (I12).
     """
 
@@ -104,7 +105,7 @@ class Machine:
         self._history = history
         self._position = 0
         self._next_seq = next_seq
-        self._now = now
+        self.time = now
         self._over = ""
         self._timers: dict[asyncio.TimerHandle, TimerRequest] = {}
 
@@ -128,7 +129,7 @@ class Machine:
         self._history = []
         self._position = 0
 
-    def outcome(  # noqa: PLR0913 - the columns of an entry
+    def outcome(
         self,
         kind: str,
         key: str,
@@ -197,7 +198,9 @@ class Machine:
         if self._over:
             return
         self._over = why
-        for _ in range(CLOSING_ROUNDS):
+        # Looking for tasks costs time in proportion to all tasks of the process.
+        alone = self.loop.tasks <= 1 and self.done
+        for _ in range(0 if alone else CLOSING_ROUNDS):
             tasks = [task for task in asyncio.all_tasks(self.loop) if not task.done()]  # type: ignore[arg-type]
             if not tasks:
                 break
@@ -217,23 +220,24 @@ class Machine:
             NotInWorkflow: From a step, a thread or another loop, or after the end.
             Halt: The workflow has diverged or was put aside.
         """
-        if self._over:
-            if self._over == EVICTED:
-                raise Halt
+        if self._over or self.divergence is not None or events._get_running_loop() is not self.loop:  # noqa: SLF001 - get_running_loop() raises where there is none
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        if self._over and self._over != EVICTED:
             raise NotInWorkflow(self._over)
-        if events._get_running_loop() is not self.loop:  # noqa: SLF001 - get_running_loop() raises where there is none
-            problem = "it was called from a step, another thread or another event loop"
-            raise NotInWorkflow(problem)
-        if self.divergence is not None:
+        if self._over or self.divergence is not None:
             raise Halt
+        problem = "it was called from a step, another thread or another event loop"
+        raise NotInWorkflow(problem)
 
     def key(self, name: str) -> str:
         """The key of the next operation of this name in the current branch."""
         task = asyncio.current_task(self.loop)
-        if not isinstance(task, RunTask):
+        if task.__class__ is not RunTask:
             problem = "it was called outside the tasks of the workflow"
             raise NotInWorkflow(problem)
-        return task.branch.key(name)
+        return task.branch.key(name)  # type: ignore[union-attr]  # it is a RunTask
 
     def request(self, request: Request) -> None:
         """The workflow wants this."""
@@ -251,7 +255,7 @@ class Machine:
             next commit.
         """
         if not self.replaying:
-            self._append(kind, key, self._now, data)
+            self._append(kind, key, self.time, data)
             return None
         entry = self._history[self._position]
         if entry.kind != kind or entry.key != key:
@@ -269,14 +273,14 @@ class Machine:
                 self._position += took
                 self.patches[patch] = took
             else:
-                self._append(Kind.PATCHED, patch, self._now)
+                self._append(Kind.PATCHED, patch, self.time)
                 self.patches[patch] = True
         return self.patches[patch]
 
     # ------------------------------------------------------------------------------- the loop's timers
     def now(self) -> int:
         """The run's time: that of the last outcome."""
-        return self._now
+        return self.time
 
     def set_timer(self, handle: asyncio.TimerHandle, at: int) -> None:
         """asyncio.sleep and asyncio.timeout come here."""
@@ -296,7 +300,7 @@ class Machine:
             self.given_up.append(request)
 
     # -------------------------------------------------------------------------------------- inside
-    def _append(  # noqa: PLR0913, PLR0917 - the columns of an entry
+    def _append(  # noqa: PLR0917 - the columns of an entry
         self,
         kind: str,
         key: str,
@@ -338,7 +342,8 @@ class Machine:
             request.retry_at = json.loads(self.payloads.open(entry.data or "{}")).get("next_at")
 
     def _deliver(self, entry: Entry, decoded: Any) -> None:
-        self._now = max(self._now, entry.at)
+        if entry.at > self.time:
+            self.time = entry.at
         if entry.kind == Kind.CANCEL_REQUESTED:
             self.cancel_reason = entry.data or ""
             self.cancelled_at = entry.at
@@ -425,5 +430,3 @@ def _described(request: Request) -> str:
     if isinstance(request, StepRequest) and request.fingerprint:
         return f"{request} with arguments {request.fingerprint}"
     return str(request)
-
-

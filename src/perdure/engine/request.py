@@ -51,7 +51,7 @@ class StepRequest(Request):
     word = "step"
     outcomes = frozenset({Kind.STEP_COMPLETED, Kind.STEP_FAILED})
 
-    def __init__(  # noqa: PLR0913 - one per field
+    def __init__(
         self,
         key: str,
         future: RunFuture,

@@ -148,7 +148,12 @@ class SyncContext:
         self._ask(self._ctx.sleep(until))
 
     def receive(
-        self, name: str, type: Any = Any, *, timeout: float | timedelta | None = None, default: Any = MISSING  # noqa: A002
+        self,
+        name: str,
+        type: Any = Any,
+        *,
+        timeout: float | timedelta | None = None,
+        default: Any = MISSING,  # noqa: A002
     ) -> Any:
         """See `Context.receive`."""
         return self._ask(self._ctx.receive(name, type, timeout=timeout, default=default))

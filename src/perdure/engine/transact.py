@@ -37,8 +37,7 @@ def transact(host: Host, run: Claimed, request: StepRequest, seq: int, done: Tra
         finally:
             running_step.reset(token)
         what = f"The result of step {request.key!r}"
-        text = request.returns.encode(value, what)
-        decoded = request.returns.decode(text, what)
+        text, decoded = request.returns.settle(value, what)
         entry = Entry(
             seq, Kind.STEP_COMPLETED, request.key, max(begun, host.clock.now()), host.payloads.seal(text, what), begun,
             request.attempt, request.fingerprint,

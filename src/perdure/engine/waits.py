@@ -18,39 +18,40 @@ class Waits:
 
     Attributes:
         mailbox: Messages that nothing has taken yet, oldest first.
+        times: The requests that a time settles, by key, with that time; some may be settled already.
     """
 
-    __slots__ = ("_known", "_times", "_topics", "mailbox")
+    __slots__ = ("_known", "_topics", "mailbox", "times")
 
     def __init__(self) -> None:
         self.mailbox: list[Message] = []
         self._known: set[int] = set()
-        self._times: dict[str, tuple[int, Request]] = {}
+        self.times: dict[str, tuple[int, Request]] = {}
         self._topics: dict[str, deque[ReceiveRequest | ChildRequest]] = {}
 
     def add(self, request: Request) -> None:
         """Expect what settles this request."""
         if isinstance(request, TimerRequest):
-            self._times[request.key] = (request.at, request)
+            self.times[request.key] = (request.at, request)
         elif isinstance(request, StepRequest):
             if request.retry_at is not None:
-                self._times[request.key] = (request.retry_at, request)
+                self.times[request.key] = (request.retry_at, request)
         elif isinstance(request, ReceiveRequest | ChildRequest):
             self._topics.setdefault(request.topic, deque()).append(request)
             if isinstance(request, ReceiveRequest) and request.until is not None:
-                self._times[request.key] = (request.until, request)
+                self.times[request.key] = (request.until, request)
 
     def first_time(self, machine: Machine) -> int | None:
         """When the earliest of them is due."""
         self._forget_settled(machine)
-        return min((at for at, _ in self._times.values()), default=None)
+        return min((at for at, _ in self.times.values()), default=None)
 
     def due(self, machine: Machine, now: int) -> list[Request]:
         """Those whose time has come, earliest first; they are no longer expected by time."""
         self._forget_settled(machine)
-        due = sorted((at, place) for place, (at, _) in enumerate(self._times.values()) if at <= now)
-        keys = list(self._times)
-        return [self._times.pop(keys[place])[1] for _, place in due]
+        due = sorted((at, place) for place, (at, _) in enumerate(self.times.values()) if at <= now)
+        keys = list(self.times)
+        return [self.times.pop(keys[place])[1] for _, place in due]
 
     def topics(self, machine: Machine) -> list[str]:
         """The topics that are waited for."""
@@ -91,6 +92,6 @@ class Waits:
 
     def _forget_settled(self, machine: Machine) -> None:
         wanted = machine.wanted
-        gone = [key for key, (_, request) in self._times.items() if wanted.get(key) is not request]
+        gone = [key for key, (_, request) in self.times.items() if wanted.get(key) is not request]
         for key in gone:
-            del self._times[key]
+            del self.times[key]

@@ -156,5 +156,3 @@ class RunPage:
 
     rows: list[RunRow]
     next: int | None
-
-

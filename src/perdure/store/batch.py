@@ -171,5 +171,3 @@ class BatchRunner:
 
 def _foreign(error: Exception, path: str) -> Exception:
     return mapped(error, path) if isinstance(error, apsw.Error) else error
-
-

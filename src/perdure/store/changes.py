@@ -19,6 +19,7 @@ class Changes:
         self._due: list[Callable[[], None]] = []
         self._mail: list[Callable[[set[int] | None], None]] = []
         self._waiters: dict[int, list[asyncio.Future[None]]] = {}
+        self._enders: dict[int, list[asyncio.Future[None]]] = {}
 
     def on_due(self, callback: Callable[[], None]) -> None:
         """Call it whenever a run may have become due."""
@@ -34,17 +35,26 @@ class Changes:
             if callback in listeners:
                 listeners.remove(callback)
 
-    def committed(self, changed: set[int], mail: set[int], *, due: bool) -> None:
-        """After a commit of this process."""
+    def committed(self, changed: set[int], ended: set[int], mail: set[int], *, due: bool) -> None:
+        """
+        After a commit of this process.
+
+        Args:
+            changed: Numbers of the runs whose journals or rows it changed.
+            ended: Those of them that have ended by it.
+            mail: Runs that have got messages.
+            due: Whether a run may have become due.
+        """
         if due:
             for notify_due in tuple(self._due):
                 notify_due()
         if mail:
             for notify_mail in tuple(self._mail):
                 notify_mail(mail)
-        if self._waiters:
-            for number in self._waiters.keys() & changed:
-                self._release(number)
+        for number in self._waiters.keys() & changed if self._waiters else ():
+            _release(self._waiters, number)
+        for number in self._enders.keys() & ended if self._enders else ():
+            _release(self._enders, number)
 
     def committed_elsewhere(self) -> None:
         """Another process has committed something."""
@@ -52,33 +62,37 @@ class Changes:
             notify_due()
         for notify_mail in tuple(self._mail):
             notify_mail(None)
-        for number in tuple(self._waiters):
-            self._release(number)
+        for waiters in (self._waiters, self._enders):
+            for number in tuple(waiters):
+                _release(waiters, number)
 
-    def watch(self, number: int) -> asyncio.Future[None]:
+    def watch(self, number: int, *, until_end: bool = False) -> asyncio.Future[None]:
         """
-        A future that is done when this run has changed.
+        A future that is done when this run has changed, or has ended.
 
         Take it before reading the run, so that no change falls between. Cancel it when not needed.
         """
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(number, []).append(waiter)
-        waiter.add_done_callback(lambda done: self._drop(number, done))
+        waiters = self._enders if until_end else self._waiters
+        waiters.setdefault(number, []).append(waiter)
+        waiter.add_done_callback(lambda done: _drop(waiters, number, done))
         return waiter
 
     @property
     def watched(self) -> bool:
         """Whether anybody waits for a run."""
-        return bool(self._waiters)
+        return bool(self._waiters or self._enders)
 
-    def _release(self, number: int) -> None:
-        for waiter in self._waiters.pop(number, ()):
-            if not waiter.done():
-                waiter.set_result(None)
 
-    def _drop(self, number: int, waiter: asyncio.Future[None]) -> None:
-        waiters = self._waiters.get(number)
-        if waiters and waiter in waiters:
-            waiters.remove(waiter)
-            if not waiters:
-                del self._waiters[number]
+def _release(waiters: dict[int, list[asyncio.Future[None]]], number: int) -> None:
+    for waiter in waiters.pop(number, ()):
+        if not waiter.done():
+            waiter.set_result(None)
+
+
+def _drop(waiters: dict[int, list[asyncio.Future[None]]], number: int, waiter: asyncio.Future[None]) -> None:
+    there = waiters.get(number)
+    if there and waiter in there:
+        there.remove(waiter)
+        if not there:
+            del waiters[number]

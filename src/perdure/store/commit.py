@@ -131,6 +131,7 @@ class Committer:
 
     def _answer(self, batch: list[tuple[Operation, Done]], outcomes: list[Outcome]) -> None:
         changed: set[int] = set()
+        ended: set[int] = set()
         mail: set[int] = set()
         due = False
         watched = self._changes.watched
@@ -139,11 +140,13 @@ class Committer:
                 due = due or operation.makes_due
                 if watched:
                     changed |= operation.changed
+                    if operation.ends:
+                        ended |= operation.changed
                 for row in rows:
                     if row[0] in MAIL_LABELS:
                         mail.add(row[1])
             done(rows, error)
-        self._changes.committed(changed | mail, mail, due=due)
+        self._changes.committed(changed | mail, ended, mail, due=due)
         if self._queue:
             asyncio.get_running_loop().call_soon(self._flush)
         else:

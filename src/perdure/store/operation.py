@@ -76,11 +76,12 @@ class Operation:
     Attributes:
         lines: Statements with parameters; order within one statement is kept.
         changed: Numbers of runs whose watchers must look again after the commit.
+        ends: Whether those runs have ended by it.
         makes_due: Whether a run may have become due, so that workers look for it.
         body: Runs inside the same transaction, for a user's own rows, and returns more lines.
     """
 
-    __slots__ = ("body", "changed", "lines", "makes_due")
+    __slots__ = ("body", "changed", "ends", "lines", "makes_due")
 
     def __init__(
         self,
@@ -92,6 +93,7 @@ class Operation:
     ) -> None:
         self.lines: list[Line] = list(lines)
         self.changed = set(changed)
+        self.ends = False
         self.makes_due = makes_due
         self.body = body
 

@@ -45,7 +45,7 @@ class SqliteStore:
         probe: For tests, see `BatchRunner`.
     """
 
-    def __init__(  # noqa: PLR0913 - keyword-only options
+    def __init__(
         self,
         path: str,
         *,

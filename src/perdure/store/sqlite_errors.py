@@ -21,7 +21,11 @@ _CLASSES: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
     (apsw.BusyError, StoreBusy, "Another process holds the database; perdure tries again"),
     (apsw.LockedError, StoreBusy, "Another connection holds the table; perdure tries again"),
     (apsw.FullError, StoreFull, "The disk or the database is full: free some space; nothing was stored"),
-    (apsw.ReadOnlyError, StoreReadOnly, "The database cannot be written: check the file's and its folder's permissions"),
+    (
+        apsw.ReadOnlyError,
+        StoreReadOnly,
+        "The database cannot be written: check the file's and its folder's permissions",
+    ),
     (apsw.PermissionsError, StoreReadOnly, "Access to the database is denied: check the file's permissions"),
     (apsw.CantOpenError, StoreUnavailable, "The database cannot be opened: check that its folder exists and is yours"),
     (apsw.NotADBError, StoreCorrupt, "The file is not an SQLite database; nothing was changed"),

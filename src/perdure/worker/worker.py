@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -69,6 +70,7 @@ class Worker:
         self._loading: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reserved = 0
+        self._soon: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._state = "new"
         self._claiming = False
         self._look_again = False
@@ -132,7 +134,9 @@ class Worker:
             self.loop.call_soon(driver.release)
         await self._drained(micros(self.options.drain) / SECOND)
         if self._drivers:
-            log.warning("worker %s: %d runs did not come to rest in time; their steps run again", self.id, len(self._drivers))
+            log.warning(
+                "worker %s: %d runs did not come to rest in time; their steps run again", self.id, len(self._drivers)
+            )
             for driver in tuple(self._drivers.values()):
                 self.loop.call_soon(driver.abandon)
             await self._drained(micros(self.options.drain) / SECOND)
@@ -203,9 +207,9 @@ class Worker:
         """Drive a run that was inserted as claimed by this worker."""
         self._reserved -= 1
         if self._state == "working":
-            driver = Driver(self, run, self.registry.get(run.workflow))
+            driver = Driver(self, run, self.registry.get(run.workflow), [])
             self._drivers[run.number] = driver
-            driver.begin([], [])
+            driver.begin([])
         else:
             self._give_back(run)
 
@@ -237,11 +241,13 @@ class Worker:
         if error is not None:
             log.error("worker %s cannot claim runs, trying again: %s", self.id, error)
             self._look_at(now + SECOND)
+            self._tell_stop()
             return
         runs = [Claimed(*row[1:]) for row in rows]
         if runs:
             self._loading.update(run.number for run in runs)
             self._spawn(self._load(runs))
+        self._tell_stop()
         if len(runs) == most or self._look_again:
             self._look()
         else:
@@ -271,6 +277,7 @@ class Worker:
             self._loading.difference_update(run.number for run in runs)
             for run in runs:
                 self._give_back(run)
+            self._tell_stop()
             return
         for run in runs:
             self.loop.call_soon(
@@ -297,9 +304,9 @@ class Worker:
             self._drivers[run.number] = parked
             parked.resume(run, messages)
         else:
-            driver = Driver(self, run, self.registry.get(run.workflow))
+            driver = Driver(self, run, self.registry.get(run.workflow), journal)
             self._drivers[run.number] = driver
-            driver.begin(journal, messages)
+            driver.begin(messages)
         if self._state == "draining" and run.number in self._drivers:
             self._drivers[run.number].release()
 
@@ -314,6 +321,20 @@ class Worker:
     def submit(self, operation: Operation, done: Done) -> None:
         """Queue an operation of the store."""
         self.store.submit(operation, done)
+
+    def soon(self, callback: Callable[..., None], *args: Any) -> None:
+        """Call it on the loop's next turn, outside any task; many of them with one wake-up."""
+        self._soon.append((callback, args))
+        if len(self._soon) == 1:
+            self.loop.call_soon(self._call_soon)
+
+    def _call_soon(self) -> None:
+        calls, self._soon = self._soon, []
+        for callback, args in calls:
+            try:
+                callback(*args)
+            except Exception:
+                log.exception("worker %s: an internal call failed", self.id)
 
     def left(self, driver: Driver) -> None:
         """The driver no longer owns its run."""
@@ -330,7 +351,11 @@ class Worker:
                 driver.evict()
         if was_full:
             self._look()
-        if self._quiet and not (self._drivers or self._loading):
+        self._tell_stop()
+
+    def _tell_stop(self) -> None:
+        """Let `stop` go on when nothing is driven, read or claimed any more."""
+        if self._quiet and not (self._drivers or self._loading or self._claiming):
             self._quiet.set()
 
     def check_child(self, driver: Driver, child: ChildStart) -> None:
@@ -348,7 +373,16 @@ class Worker:
                 problem = None
                 if row.finished:
                     message = Message(
-                        driver.run.number, 0, child_topic(row.id), None, None, 0, row.status, row.output, row.error, row.id
+                        driver.run.number,
+                        0,
+                        child_topic(row.id),
+                        None,
+                        None,
+                        0,
+                        row.status,
+                        row.output,
+                        row.error,
+                        row.id,
                     )
         self.loop.call_soon(driver.child_taken, child, message, problem)
 

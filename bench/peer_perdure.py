@@ -1,0 +1,278 @@
+"""perdure itself, on SQLite at its defaults, through its public names only."""
+
+import asyncio
+import time
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import fill
+from child import StepLog, ask, import_ms, kill_and_recover, say
+from meter import Figures, Meter, cpu_s, latencies, memory_kib
+from parked import Parked
+from peer import Job, main
+from perdure import App, Context, WorkerOptions, Workflow
+
+LONG_S = 3600.0
+
+step_log = StepLog()
+parked = Parked()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """An application and the workflows registered with it."""
+
+    app: App
+    workflow: Workflow[[int], int]
+    sleeper: Workflow[[float], int]
+    waiter: Workflow[[], str]
+
+    async def run(self, n: int) -> int:
+        """Start a run of n steps and wait for its result."""
+        return await (await self.app.start(self.workflow, n)).result()
+
+
+def bench(path: Path, worker: WorkerOptions | None = None) -> Bench:
+    """Define the workflows on this file; the application is not started yet."""
+    app = App(f"sqlite:///{path}", worker=worker)
+
+    @app.step
+    async def body(i: int) -> dict[str, int]:
+        step_log.hit(i)
+        return {"i": i}
+
+    @app.workflow
+    async def workflow(ctx: Context, n: int) -> int:
+        total = 0
+        for i in range(n):
+            total += (await ctx.step(body, i))["i"]
+        return total
+
+    @app.workflow
+    async def sleeper(ctx: Context, seconds: float) -> int:
+        parked.note(ctx.run_id)
+        await ctx.sleep(seconds)
+        return 1
+
+    @app.workflow
+    async def waiter(ctx: Context) -> str:
+        parked.note(ctx.run_id)
+        return await ctx.receive("go", str)
+
+    return Bench(app, workflow, sleeper, waiter)
+
+
+def one_run(path: Path) -> None:
+    """Make a file with one finished run of one step."""
+
+    async def go() -> None:
+        made = bench(path)
+        async with made.app:
+            await made.run(1)
+
+    asyncio.run(go())
+
+
+def measured(job: Job, work: Callable[[Bench], Awaitable[Figures]]) -> Figures:
+    """Run the work on an application that has finished ten runs."""
+
+    async def go() -> Figures:
+        made = bench(job.home / "perdure.db")
+        async with made.app:
+            for _ in range(10):
+                await made.run(1)
+            return await work(made)
+
+    return asyncio.run(go())
+
+
+def w1(job: Job) -> Figures:
+    """Runs of one step, one at a time."""
+    n = job.sizes.w1_runs
+
+    async def work(made: Bench) -> Figures:
+        took = []
+        with Meter() as meter:
+            for _ in range(n):
+                started = time.perf_counter()
+                await made.run(1)
+                took.append(time.perf_counter() - started)
+        return {**meter.figures(runs=n, steps=n), **latencies(took)}
+
+    return measured(job, work)
+
+
+def w2(job: Job) -> Figures:
+    """All runs at once."""
+    n, steps = job.sizes.w2_runs, job.sizes.w2_steps
+
+    async def work(made: Bench) -> Figures:
+        with Meter() as meter:
+            results = await asyncio.gather(*[made.run(steps) for _ in range(n)])
+        assert results == [sum(range(steps))] * n
+        return meter.figures(runs=n, steps=n * steps)
+
+    return measured(job, work)
+
+
+def w2s(job: Job) -> Figures:
+    """The same runs, a bounded number in progress."""
+    n, steps = job.sizes.w2_runs * job.sizes.w2s_rounds, job.sizes.w2_steps
+
+    async def work(made: Bench) -> Figures:
+        todo = iter(range(n))
+
+        async def lane() -> None:
+            for _ in todo:
+                assert await made.run(steps) == sum(range(steps))
+
+        with Meter() as meter:
+            await asyncio.gather(*[lane() for _ in range(job.sizes.w2s_lanes)])
+        return meter.figures(runs=n, steps=n * steps)
+
+    return measured(job, work)
+
+
+def w2h(job: Job) -> Figures:
+    """W2 in a file that has seen very many runs."""
+    fill.copy(fill.filled(job.cache, job.sizes.w2h_finished, one_run), job.home / "perdure.db")
+    return w2(job)
+
+
+def w3(job: Job) -> Figures:
+    """One run of many steps."""
+    steps = job.sizes.w3_steps
+
+    async def work(made: Bench) -> Figures:
+        with Meter() as meter:
+            assert await made.run(steps) == sum(range(steps))
+        return meter.figures(steps=steps)
+
+    return measured(job, work)
+
+
+def w3r(job: Job) -> Figures:
+    """The same, killed near its end and started again."""
+    steps, log = job.sizes.w3_steps, job.home / "steps.log"
+    args = (job.home / "perdure.db", steps, log)
+    return kill_and_recover(log, "recover", args, steps=steps, kill_at=job.sizes.w3_kill_at)
+
+
+def recover(path: str, steps: str, log: str) -> None:
+    """Role of W3R: start the run; the second time the id says that it is the same one."""
+    step_log.open(log)
+
+    async def go() -> None:
+        made = bench(Path(path))
+        async with made.app:
+            handle = await made.app.start(made.workflow, int(steps), id="w3r")
+            assert await handle.result() == sum(range(int(steps)))
+            say()
+            await asyncio.sleep(60)
+
+    asyncio.run(go())
+
+
+def w4(job: Job) -> Figures:
+    """Runs that sleep; how long after the last wake-up the last one is done."""
+    n, seconds = job.sizes.w4_runs, job.sizes.w4_sleep_s
+
+    async def work(made: Bench) -> Figures:
+        with Meter() as meter:
+            handles = await asyncio.gather(*[made.app.start(made.sleeper, seconds) for _ in range(n)])
+            await asyncio.gather(*[handle.result() for handle in handles])
+        last = parked.last() + seconds - meter.started
+        return {**meter.figures(runs=n), "after_wake_s": round(meter.wall_s - last, 3)}
+
+    return measured(job, work)
+
+
+def w4s(job: Job) -> Figures:
+    """Runs that wait for a signal; how long after the last signal the last one is done."""
+    n = job.sizes.w4_runs
+
+    async def work(made: Bench) -> Figures:
+        with Meter() as meter:
+            handles = await asyncio.gather(*[made.app.start(made.waiter) for _ in range(n)])
+            await parked.count(n)
+            grown = memory_kib() - meter.start_kib
+            await asyncio.gather(*[made.app.signal(handle.id, "go", "x") for handle in handles])
+            sent = meter.elapsed()
+            await asyncio.gather(*[handle.result() for handle in handles])
+        return {
+            **meter.figures(runs=n),
+            "after_wake_s": round(meter.wall_s - sent, 3),
+            "parked_kib": round(grown / n, 1),
+        }
+
+    return measured(job, work)
+
+
+def memory(job: Job) -> Figures:
+    """What one parked run costs: few and many of them, kept in memory and evicted."""
+    out: Figures = {}
+    for name, runs in (("few", job.sizes.mem_few), ("many", job.sizes.mem_many)):
+        for kept in ("held", "evicted"):
+            for what in ("rss", "heap"):
+                path = job.home / f"{kept}-{name}-{what}.db"
+                said = ask("parking", path, runs, kept, what)
+                out[f"{kept}_{name}" + ("_heap" if what == "heap" else "") + "_kib"] = said["kib"]
+    return out
+
+
+def parking(path: str, runs: str, kept: str, what: str) -> None:
+    """Role of MEM: park the runs and say by how much memory grew for each."""
+    n = int(runs)
+    read = memory_kib if what == "rss" else heap_kib
+
+    async def go() -> None:
+        made = bench(Path(path), WorkerOptions(cached_runs=n + 1 if kept == "held" else 0))
+        async with made.app:
+            await asyncio.gather(*[made.run(1) for _ in range(100)])
+            await made.app.start(made.waiter)
+            await parked.count(1)
+            if what == "heap":
+                tracemalloc.start()
+            before = read()
+            for _ in range(n):
+                await made.app.start(made.waiter)
+            await parked.count(n)
+            assert made.app.worker is not None
+            assert made.app.worker.statistics == {"driven": 0, "parked": n + 1 if kept == "held" else 0}
+            say(kib=round((read() - before) / n, 2))
+
+    asyncio.run(go())
+
+
+def heap_kib() -> float:
+    """Memory that Python's allocators have handed out since tracing began."""
+    return tracemalloc.get_traced_memory()[0] / 1024
+
+
+def imports(job: Job) -> Figures:
+    """Time of the import."""
+    return import_ms("perdure", job.sizes.import_times)
+
+
+def idle(job: Job) -> Figures:
+    """CPU of a process in which runs sleep and nothing happens."""
+    n, seconds = job.sizes.idle_runs, job.sizes.idle_s
+
+    async def work(made: Bench) -> Figures:
+        await asyncio.gather(*[made.app.start(made.sleeper, LONG_S) for _ in range(n)])
+        await parked.count(n)
+        before = cpu_s()
+        await asyncio.sleep(seconds)
+        return {"idle_cpu_s_per_min": round((cpu_s() - before) / seconds * 60, 2)}
+
+    return measured(job, work)
+
+
+if __name__ == "__main__":
+    main(
+        {"W1": w1, "W2": w2, "W2S": w2s, "W2H": w2h, "W3": w3, "W3R": w3r, "W4": w4, "W4S": w4s}
+        | {"MEM": memory, "IMPORT": imports, "IDLE": idle},
+        {"recover": recover, "parking": parking},
+    )

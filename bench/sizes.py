@@ -1,0 +1,59 @@
+"""How big each workload is, at full size and for a functional check (``--quick``)."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """
+    Counts of runs and steps, one set per kind of session.
+
+    Every peer gets the same sizes, so that rates and medians compare.
+    """
+
+    w1_runs: int = 500
+    """W1: runs of one step, one at a time."""
+    w2_runs: int = 1_000
+    """W2: runs started at once."""
+    w2_steps: int = 10
+    """W2: steps of each run, one after the other."""
+    w2s_lanes: int = 100
+    """W2S: runs in progress at any moment."""
+    w2s_rounds: int = 5
+    """W2S: how often the W2 amount of runs is repeated, because it is over so soon."""
+    w2h_finished: int = 1_000_000
+    """W2H: finished runs already in the file."""
+    w3_steps: int = 1_000
+    """W3, W3R: steps of the one run."""
+    w3_kill_at: int = 900
+    """W3R: step bodies executed when the process is killed."""
+    w4_runs: int = 1_000
+    """W4, W4S: parked runs."""
+    w4_sleep_s: float = 1.0
+    """W4: how long each run sleeps."""
+    mem_few: int = 1_000
+    mem_many: int = 10_000
+    """MEM: parked runs of the small and of the large case."""
+    idle_runs: int = 1_000
+    """IDLE: sleeping runs beside which the worker idles."""
+    idle_s: float = 10.0
+    """IDLE: how long it is watched."""
+    import_times: int = 10
+    """IMPORT: interpreters started."""
+
+
+FULL = Sizes()
+QUICK = Sizes(
+    w1_runs=40,
+    w2_runs=30,
+    w2s_rounds=2,
+    w2h_finished=5_000,
+    w3_steps=100,
+    w3_kill_at=90,
+    w4_runs=40,
+    mem_few=100,
+    mem_many=300,
+    idle_runs=40,
+    idle_s=2.0,
+    import_times=3,
+)

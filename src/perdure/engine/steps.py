@@ -1,0 +1,141 @@
+"""The steps of one run: which may begin, which run, and what becomes of a failed attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from perdure import ids
+from perdure.clock import SECOND, micros
+from perdure.codec.failure import decode_error, encode_error
+from perdure.engine.attempt import Attempt, Ended
+from perdure.engine.host import Host
+from perdure.engine.machine import Machine
+from perdure.engine.request import StepRequest
+from perdure.engine.waits import Waits
+from perdure.errors import StepInterrupted, StepTimedOut
+from perdure.model.entry import Kind
+from perdure.model.run import Claimed
+
+
+class Steps:
+    """
+    Begins the bodies of a run's steps and applies their retry policies.
+
+    Args:
+        now: The run's time, which never goes back.
+        ended: Called when a body has ended.
+
+    Attributes:
+        ready: Steps that may begin once everything before them is durable (I2).
+        running: Their bodies, by key.
+    """
+
+    __slots__ = ("_ended", "_host", "_machine", "_now", "_starting", "_waits", "ready", "running")
+
+    def __init__(self, host: Host, machine: Machine, waits: Waits, now: Callable[[], int], ended: Ended) -> None:
+        self.ready: list[StepRequest] = []
+        self.running: dict[str, Attempt] = {}
+        self._starting: list[StepRequest] = []
+        self._host = host
+        self._machine = machine
+        self._waits = waits
+        self._now = now
+        self._ended = ended
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs or is about to."""
+        return not (self.running or self.ready or self._starting)
+
+    def want(self, request: StepRequest) -> None:
+        """The workflow wants this step, or its next attempt is due."""
+        if request.interrupted:
+            request.interrupted = False
+            self.failed(request, StepInterrupted(request.key, request.attempt), self._now())
+            return
+        if request.step.settings.at_most_once:
+            now = self._now()
+            self._machine.progress(request, Kind.ATTEMPT_STARTED, now, None, now)
+        self.ready.append(request)
+
+    def commit_first(self) -> None:
+        """A commit begins; what is ready now begins when it is durable."""
+        if self.ready:
+            self._starting, self.ready = self.ready, []
+
+    def committed(self, run: Claimed, *, begin: bool) -> None:
+        """The commit is durable: begin what waited for it, unless the run is to come to rest."""
+        starting, self._starting = self._starting, []
+        if begin:
+            self.begin(run, starting)
+        else:
+            self.ready = starting + self.ready
+
+    def begin(self, run: Claimed, requests: list[StepRequest]) -> None:
+        """Begin these bodies; a transaction of the user's stays ready until nothing else is to be committed."""
+        wanted = self._machine.wanted
+        for request in requests:
+            if wanted.get(request.key) is not request:
+                continue
+            if request.transactional:
+                self.ready.append(request)
+            else:
+                self.running[request.key] = Attempt(self._host, run, request, self._ended)
+
+    def begin_ready(self, run: Claimed) -> StepRequest | None:
+        """Begin what is ready, as everything is durable; returns a transaction that is to run alone."""
+        ready, self.ready = self.ready, []
+        self.begin(run, ready)
+        return self.ready.pop(0) if self.ready else None
+
+    def cancel(self, key: str) -> None:
+        """The workflow no longer wants this step."""
+        attempt = self.running.pop(key, None)
+        if attempt is not None:
+            attempt.cancel()
+
+    def stop(self) -> None:
+        """Stop all bodies; what they do from now on does not matter."""
+        for attempt in self.running.values():
+            attempt.cancel()
+        self.running.clear()
+        self.ready.clear()
+        self._starting.clear()
+
+    def failed(self, request: StepRequest, error: BaseException, started_at: int) -> None:
+        """An attempt has failed: note when the next one is due, or that the step has failed."""
+        now = self._now()
+        begun = request.first_started_at or started_at
+        error, delay = self._verdict(request, error, now, begun)
+        text = encode_error(error)
+        if delay is None:
+            data = self._host.payloads.seal(text, f"The error of step {request.key!r}")
+            self._machine.outcome(
+                Kind.STEP_FAILED, request.key, now, data, decoded=decode_error(text), started_at=started_at,
+                attempt=request.attempt, fingerprint=request.fingerprint,
+            )  # fmt: skip
+            return
+        data = self._host.payloads.seal(f'{{"next_at":{now + delay},"error":{text}}}', "An error")
+        self._machine.progress(request, Kind.ATTEMPT_FAILED, now, data, started_at)
+        request.attempt += 1
+        request.retry_at = now + delay
+        request.first_started_at = begun
+        self._waits.add(request)
+
+    @staticmethod
+    def _verdict(
+        request: StepRequest, error: BaseException, now: int, begun: int
+    ) -> tuple[BaseException, int | None]:
+        """The error to record, and the microseconds until the next attempt; None when there is none."""
+        settings = request.step.settings
+        if isinstance(error, StepTimedOut) and error.__dict__.get("scope") == "total":
+            return error, None
+        delay = settings.retry.next_delay(request.attempt, error, ids.jitter())
+        if delay is None or settings.total_timeout is None:
+            return error, delay
+        span = micros(settings.total_timeout)
+        if now + delay < begun + span:
+            return error, delay
+        timed_out = StepTimedOut(request.key, span / SECOND, "total")
+        timed_out.__cause__ = error
+        return timed_out, None

@@ -1,0 +1,134 @@
+"""One run's writing side: what is new goes into one operation, and one operation is under way at a time."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+
+from perdure import ids
+from perdure.engine.host import Host
+from perdure.engine.machine import ChildStart, Machine
+from perdure.engine.request import ChildRequest
+from perdure.errors import PerdureError, StoreError
+from perdure.model.run import Claimed, Message
+from perdure.store.operation import Row
+from perdure.store.record import Record
+
+log = logging.getLogger("perdure.engine")
+RETRY_COMMIT_S = (0.05, 0.2, 1.0, 5.0)
+
+Written = Callable[[list[ChildStart]], None]
+"""Called after the commit with the children whose ids were taken."""
+
+
+class Writer:
+    """
+    Writes a run's entries under its epoch.
+
+    What cannot be stored now is kept and tried again; whoever takes the run over meanwhile is told apart by
+    the epoch.
+
+    Args:
+        lost: Called when another worker owns the run, or when nothing can be stored for it any more.
+
+    Attributes:
+        busy: Whether a commit is under way.
+        taking: Messages that the workflow has observed since the last one.
+    """
+
+    __slots__ = ("_closed", "_failures", "_host", "_inserting", "_lost", "_machine", "busy", "run", "taking")
+
+    def __init__(self, host: Host, run: Claimed, machine: Machine, lost: Callable[[], None]) -> None:
+        self.run = run
+        self.busy = False
+        self.taking: list[Message] = []
+        self._host = host
+        self._machine = machine
+        self._lost = lost
+        self._inserting: list[ChildStart] = []
+        self._failures = 0
+        self._closed = False
+
+    @property
+    def anything(self) -> bool:
+        """Whether there is something new to write."""
+        machine = self._machine
+        return bool(machine.buffer or self.taking or machine.children or machine.given_up)
+
+    def record(self, now: int) -> Record:
+        """Everything that is new, as one operation; the lists it comes from are empty then."""
+        machine, run = self._machine, self.run
+        record = Record(run.number, run.id, run.epoch, self._host.limits.inline_bytes)
+        if machine.buffer:
+            record.entries(machine.buffer)
+            machine.buffer.clear()
+        if self.taking:
+            for message in self.taking:
+                record.take(message, machine.length)
+            self.taking.clear()
+        if machine.children:
+            self._inserting, machine.children = machine.children, []
+            for child in self._inserting:
+                record.start_child(
+                    child.child_id, child.workflow, child.input, seed=ids.child_seed(run.seed, child.child_id), now=now,
+                    deadline_at=child.deadline_at, detached=child.detached, tags=child.tags,
+                )  # fmt: skip
+        if machine.given_up:
+            for request in machine.given_up:
+                if isinstance(request, ChildRequest):
+                    record.cancel(request.child_id, json.dumps("the parent no longer waits for it"), now)
+            machine.given_up = []
+        return record
+
+    def send(self, record: Record, written: Written) -> None:
+        """
+        Commit a record.
+
+        Args:
+            written: Called on the loop, outside any task, once it is durable.
+        """
+        self.busy = True
+        try:
+            self._host.submit(record, lambda rows, error: self._answered(record, written, rows, error))
+        except PerdureError as error:
+            self._answered(record, written, [], error)
+
+    def close(self) -> None:
+        """Write nothing more; the answer to what is under way does not matter."""
+        self._closed = True
+
+    def _answered(self, record: Record, written: Written, rows: list[Row], error: Exception | None) -> None:
+        if self._closed:
+            return
+        if error is not None:
+            self._try_again(record, written, error)
+            return
+        self._failures = 0
+        self.busy = False
+        taken: list[ChildStart] = []
+        if rows:
+            begun = {row[1] for row in rows if row[0] == "child"}
+            if any(row[0] == "stale" for row in rows):
+                self._lost()
+                return
+            taken = [child for child in self._inserting if child.child_id not in begun]
+        elif self._inserting:
+            taken = self._inserting
+        if self._inserting:
+            self._inserting = []
+        written(taken)
+
+    def _try_again(self, record: Record, written: Written, error: Exception) -> None:
+        if not (isinstance(error, StoreError) and error.retryable):
+            log.error("run %s cannot be stored and is given up here: %s", self.run.id, error)
+            self._lost()
+            return
+        delay = RETRY_COMMIT_S[min(self._failures, len(RETRY_COMMIT_S) - 1)]
+        self._failures += 1
+        log.warning("run %s: its progress is not stored yet, trying again in %g s: %s", self.run.id, delay, error)
+        self._host.loop.call_later(delay, self._resend, record, written)
+
+    def _resend(self, record: Record, written: Written) -> None:
+        if not self._closed:
+            self.send(record, written)

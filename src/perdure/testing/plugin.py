@@ -1,0 +1,1 @@
+"""The pytest plugin: fixtures are filled in lazily, so that loading it costs nothing."""
