@@ -8,8 +8,9 @@ from perdure.app import App
 from perdure.client.handle import RunHandle
 from perdure.client.view import RunEvent, RunInfo
 from perdure.codec.payload import Codec, Compressed
+from perdure.engine.child import Child
 from perdure.engine.combine import MapResult
-from perdure.engine.context import Child, Context
+from perdure.engine.context import Context
 from perdure.engine.current import StepInfo, current_step
 from perdure.engine.definition import Step, Workflow
 from perdure.engine.threaded import SyncContext

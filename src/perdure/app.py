@@ -13,7 +13,8 @@ from perdure.client.client import Client
 from perdure.client.handle import RunHandle
 from perdure.clock import Clock, SystemClock
 from perdure.codec.payload import Codec, Payloads
-from perdure.engine.context import Context, Takes0, Takes1, Takes2
+from perdure.engine.child import Takes0, Takes1, Takes2
+from perdure.engine.context import Context
 from perdure.engine.definition import Registry, Step, StepOptions, Workflow, WorkflowOptions
 from perdure.engine.threaded import SyncContext
 from perdure.errors import InvalidOption, StoreClosed
@@ -111,8 +112,10 @@ class App:
         read = os.environ.get
         worker: dict[str, Any] = {}
         for variable, option, kind in (
-            ("PERDURE_CONCURRENCY", "concurrency", int), ("PERDURE_THREADS", "threads", int), ("PERDURE_LEASE", "lease", float),
-        ):  # fmt: skip
+            ("PERDURE_CONCURRENCY", "concurrency", int),
+            ("PERDURE_THREADS", "threads", int),
+            ("PERDURE_LEASE", "lease", float),
+        ):
             if text := read(variable):
                 try:
                     worker[option] = kind(text)

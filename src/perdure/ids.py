@@ -8,6 +8,8 @@ import random
 import re
 import socket
 import uuid
+from random import Random as Random  # noqa: PLC0414 - also for those who name the type
+from typing import Any
 
 from perdure.errors import InvalidName
 
@@ -16,6 +18,7 @@ _ID = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 _NAME = re.compile(r"(?!~)[^\x00-\x1f\x7f/]{1,200}(?<!#)")
 _REPEAT = re.compile(r"#\d+$")
 MAX_NAME = 200
+MAX_ID = 200
 
 
 def run_id(now: int) -> str:
@@ -33,6 +36,13 @@ def run_id(now: int) -> str:
 def seed() -> int:
     """A new run's seed: 62 bits of chance, from which ctx.uuid() and ctx.random() follow."""
     return int.from_bytes(os.urandom(8), "big") >> 2
+
+
+def child_run_id(parent: str, generation: int, key: str) -> str:
+    """The id of a child run that was given none: the same on every replay, another in each generation of its parent."""
+    made = f"{parent}/{key}" if generation == 1 else f"{parent}/{key}@{generation}"
+    # Deep trees of runs would outgrow the limit of ids; chance from the same parts is as good a name.
+    return made if len(made) <= MAX_ID else f"{parent[:100]}/{stream(made).getrandbits(128):032x}"
 
 
 def child_seed(parent: int, child_id: str) -> int:
@@ -60,7 +70,7 @@ def process_place() -> str:
     parts = [socket.gethostname()]
     for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         try:
-            parts.append(os.readlink(file) if file.endswith("pid") else _read(file))
+            parts.append(os.readlink(file) if file.endswith("pid") else _read(file))  # noqa: PTH115 - no import of pathlib
         except OSError:
             parts.append("")
     return ":".join(parts)
@@ -85,13 +95,13 @@ def _read(file: str) -> str:
         return opened.read().strip()
 
 
-def stream(*parts: object) -> random.Random:
+def stream(*parts: object) -> Random:
     """A reproducible source of chance, determined by its parts."""
     digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
-    return random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - reproducible, not secret, on purpose
+    return Random(int.from_bytes(digest, "big"))  # noqa: S311 - reproducible, not secret, on purpose
 
 
-def uuid_from(source: random.Random) -> uuid.UUID:
+def uuid_from(source: Random) -> uuid.UUID:
     """A version 4 UUID drawn from a reproducible source."""
     return uuid.UUID(int=source.getrandbits(128), version=4)
 
@@ -101,7 +111,7 @@ def jitter() -> float:
     return random.random()  # noqa: S311 - spreads load, keeps no secret
 
 
-def check_id(what: str, value: str) -> str:
+def check_id(what: str, value: Any) -> str:
     """
     Return an id given by a user.
 
@@ -113,7 +123,7 @@ def check_id(what: str, value: str) -> str:
     return value
 
 
-def check_name(what: str, value: str) -> str:
+def check_name(what: str, value: Any) -> str:
     """
     Return a name that may become part of a journal key.
 

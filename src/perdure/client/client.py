@@ -9,14 +9,17 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from perdure import ids
+from perdure.client.export import export_run
 from perdure.client.handle import RunHandle
+from perdure.client.steer import Steering
+from perdure.client.upkeep import Upkeep
 from perdure.client.view import RunInfo, WorkerInfo, run_info, worker_info
 from perdure.clock import Clock, micros
 from perdure.codec.canonical import same_json
 from perdure.codec.payload import Payloads
 from perdure.codec.value import codec_for
 from perdure.engine.definition import Registry, Workflow
-from perdure.errors import RunFinished, RunNotFound, StartConflict
+from perdure.errors import PerdureError, RunFinished, RunNotFound, StartConflict
 from perdure.model.entry import Kind
 from perdure.model.limits import Limits
 from perdure.model.run import Claimed, RunFilter, RunRow, WorkerRow
@@ -41,7 +44,7 @@ class Adopter(Protocol):
         """The run was not inserted after all."""
 
 
-class Client:
+class Client(Steering, Upkeep):
     """
     Everything that callers ask of the store.
 
@@ -65,9 +68,9 @@ class Client:
         workflow: Workflow[..., Any] | str,
         args: tuple[Any, ...],
         *,
-        id: str | None = None,  # noqa: A002 - the word that users know
+        id: str | None = None,
         tags: Iterable[str] = (),
-        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - the run's deadline
+        timeout: float | timedelta | None = None,
         delay: float | timedelta = 0,
     ) -> RunHandle[Any]:
         """
@@ -94,6 +97,7 @@ class Client:
         limit = timeout if timeout is not None else definition.settings.timeout
         deadline = None if limit is None else now + micros(limit, "timeout")
         due_at = now + micros(delay, "delay")
+        labels = [ids.check_id("tag", tag) for tag in tags]
         handle: RunHandle[Any] = RunHandle(self, run_id, definition.call.returns)
         owner = self.adopter.reserve() if self.adopter and due_at == now else None
         operation = Operation(makes_due=owner is None)
@@ -101,23 +105,44 @@ class Client:
         seed = ids.seed()
         operation.add("start", run_id, definition.name, *_begun(owner, due_at, now), stored, seed, now,
                       None if owner is None else now, deadline, None)  # fmt: skip
-        for tag in tags:
-            operation.add("add_tag", run_id, ids.check_id("tag", tag))
-        rows: list[Row] = []
-        try:
-            rows = await self.store.apply(operation)
-        finally:
-            if not rows and owner is not None and self.adopter is not None:
-                self.adopter.unreserve()
+        for tag in labels:
+            operation.add("add_tag", run_id, tag)
+        run = (run_id, definition.name, Status.RUNNING, 1, 1, None, payload, seed, now, deadline, None)
+        rows = await self._insert(operation, run if owner is not None else None)
         if not rows:
             await self._check_same(run_id, definition.name, text)
-        elif owner is not None and self.adopter is not None:
-            claimed = Claimed(
-                rows[0][1], run_id, definition.name, Status.RUNNING, 1, 1, None, payload, seed, now, deadline, None
-            )
-            # Not from inside this task: a workflow's loop is stepped from plain callbacks only.
-            asyncio.get_running_loop().call_soon(self.adopter.adopt, claimed)
         return handle
+
+    async def _insert(self, operation: Operation, run: tuple[Any, ...] | None) -> list[Row]:
+        """
+        Insert a run; the worker of this process begins to drive it as soon as it is durable.
+
+        Args:
+            run: The run as claimed, without its number, when the worker here is to drive it.
+        """
+        inserted: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
+        adopter = self.adopter if run is not None else None
+
+        def done(rows: list[Row], error: Exception | None) -> None:
+            if adopter is not None and run is not None:
+                if rows:
+                    adopter.adopt(Claimed(rows[0][1], *run))
+                else:
+                    adopter.unreserve()
+            if inserted.done():
+                return
+            if error is None:
+                inserted.set_result(rows)
+            else:
+                inserted.set_exception(error)
+
+        try:
+            self.store.submit(operation, done)
+        except PerdureError:
+            if adopter is not None:
+                adopter.unreserve()
+            raise
+        return await inserted
 
     async def _check_same(self, run_id: str, workflow: str, text: str) -> None:
         """The same start once more is the same run; another one under its id is a mistake."""
@@ -208,6 +233,20 @@ class Client:
         if not rows:
             raise RunNotFound(run_id)
         return RunRow(*rows[0])
+
+    async def export(self, run_id: str) -> dict[str, Any]:
+        """See `export_run`: one run and its journal as plain data, which `perdure.testing` can replay."""
+        return await export_run(self.store, self.payloads, run_id)
+
+    async def tags(self, run_id: str) -> list[str]:
+        """
+        A run's tags, sorted.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        row = await self.row(run_id)
+        return [tag for (tag,) in await self.store.rows("tags_of", row.number)]
 
     async def runs(self, wanted: RunFilter) -> tuple[list[RunInfo], int | None]:
         """One page of runs, and the `after` of the next page."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from perdure.client.view import RunEvent, RunInfo, run_event, run_info
@@ -68,7 +68,7 @@ class RunHandle(Generic[R]):
             raise error if isinstance(error, RunCancelled) else RunCancelled(self.id)
         raise RunFailed(self.id, error)
 
-    async def events(self, *, after: int = 0, follow: bool = True) -> AsyncIterator[RunEvent]:
+    async def events(self, *, after: int = 0, follow: bool = True) -> AsyncGenerator[RunEvent, None]:
         """
         The run's journal, entry by entry.
 

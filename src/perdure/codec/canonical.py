@@ -34,7 +34,10 @@ def fingerprint(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         16 hex digits, or None when something in the arguments has no JSON form.
     """
     try:
-        data = _canonical((args, kwargs), "An argument")
+        if not kwargs and ATOMS.issuperset(map(type, args)):
+            data = dump_plain((args, kwargs))  # nothing in there to sort
+        else:
+            data = _canonical((args, kwargs), "An argument")
     except Exception:  # noqa: BLE001 - whatever keeps it from having a JSON form
         return None
     return blake2b(data, digest_size=8).hexdigest()

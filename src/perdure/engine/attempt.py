@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.clock import SECOND, micros
 from perdure.engine.current import StepInfo, running_step
@@ -17,6 +17,7 @@ from perdure.model.run import Claimed
 if TYPE_CHECKING:
     from perdure.engine.host import Host
 
+T = TypeVar("T")
 Ended = Callable[["Attempt", str, Any, BaseException | None], None]
 
 
@@ -82,7 +83,8 @@ class Attempt:
 
     async def _body(self) -> None:
         request = self.request
-        text, decoded, error = "", None, None
+        text, decoded = "", None
+        error: BaseException | None = None
         try:
             running_step.set(self)
             if request.step.is_async:
@@ -108,7 +110,7 @@ class Attempt:
         request = self.request
         context = contextvars.copy_context()
         value = await self._host.loop.run_in_executor(
-            self._host.threads, lambda: context.run(request.step.fn, *request.args, **request.kwargs)
+            self._host.threads, lambda: context.run(plain_call, request.step.fn, *request.args, **request.kwargs)
         )
         return await value if inspect.isawaitable(value) else value
 
@@ -116,3 +118,17 @@ class Attempt:
         if not self.over:
             self._close()
             self._ended(self, text, decoded, error)
+
+
+def plain_call(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    """
+    Call a body that is no coroutine, with a coroutine's rule for StopIteration, which no future can hold.
+
+    Raises:
+        RuntimeError: It raised StopIteration.
+    """
+    try:
+        return fn(*args, **kwargs)
+    except StopIteration as error:
+        problem = "the step raised StopIteration"
+        raise RuntimeError(problem) from error

@@ -5,24 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import random
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from perdure import ids
 from perdure.clock import SECOND, from_datetime, micros, to_datetime
 from perdure.codec.canonical import fingerprint
 from perdure.codec.value import codec_for
+from perdure.engine.child import Child, ChildOptions, Takes0, Takes1, Takes2
 from perdure.engine.combine import MapResult, map_items, race
 from perdure.engine.current import current_step
 from perdure.engine.definition import Registry, Step, StepOptions, Workflow
 from perdure.engine.loop import Branch, RunTask
 from perdure.engine.machine import MISSING, TIMED_OUT, ChildStart, Machine
-from perdure.engine.request import ChildRequest, ReceiveRequest, StepRequest, TimerRequest
+from perdure.engine.request import ReceiveRequest, StepRequest, TimerRequest
+from perdure.engine.runlog import RunLogger
 from perdure.errors import ContinueAsNew, InvalidOption, NotInWorkflow, ReceiveTimedOut
+from perdure.ids import Random
 from perdure.model.entry import Kind
 
 P = ParamSpec("P")
@@ -35,67 +37,6 @@ B = TypeVar("B")
 T = TypeVar("T")
 D = TypeVar("D")
 log = logging.getLogger("perdure.run")
-MAX_ID = 200
-
-
-class Takes0(Protocol[R_co]):
-    """A workflow without input."""
-
-    def _types(self) -> R_co: ...
-
-
-class Takes1(Protocol[A_contra, R_co]):
-    """A workflow of one input."""
-
-    def _types(self, a: A_contra, /) -> R_co: ...
-
-
-class Takes2(Protocol[A_contra, B_contra, R_co]):
-    """A workflow of two inputs."""
-
-    def _types(self, a: A_contra, b: B_contra, /) -> R_co: ...
-
-
-class Child(Generic[R]):
-    """A child run that this workflow started."""
-
-    def __init__(self, ctx: Context, key: str, child_id: str, workflow: Workflow[..., R]) -> None:
-        self.id = child_id
-        self._ctx = ctx
-        self._key = key
-        self._workflow = workflow
-        self._end: asyncio.Future[str] | None = None
-
-    async def result(self) -> R:
-        """
-        Wait for the child to end.
-
-        Raises:
-            ChildFailed: It failed or was cancelled; its own error is in ``cause``.
-            StartConflict: A run with its id existed, and another one.
-        """
-        if self._end is None:
-            self._end = self._ctx._wait_for_child(self._key, self.id)  # noqa: SLF001 - one class in two parts
-        text = await self._end
-        result: R = self._workflow.call.returns.decode(text, f"The result of child run {self.id!r}")
-        return result
-
-
-class RunLogger(logging.LoggerAdapter[logging.Logger]):
-    """Logs with the run's id, and keeps silent about what was logged before a replay."""
-
-    def __init__(self, machine: Machine) -> None:
-        super().__init__(log, {"run_id": machine.run.id, "workflow": machine.run.workflow})
-        self._machine = machine
-
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
-        """Not while replaying."""
-        return not self._machine.replaying and super().isEnabledFor(level)
-
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """Add the run's id to the record; keep the caller's extra fields."""
-        kwargs["extra"] = {**(self.extra or {}), **kwargs.get("extra", {})}
-        return msg, kwargs
 
 
 class Context:
@@ -172,6 +113,8 @@ class Context:
     def _wanted(
         self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], returns: Any, *, transactional: bool
     ) -> asyncio.Future[Any]:
+        if self._registry.stand_in is not None:
+            step = self._registry.stand_in(step)
         machine = self._machine
         future = machine.loop.create_future()
         request = StepRequest(
@@ -217,11 +160,17 @@ class Context:
         """
         machine = self._machine
         machine.check()
-        at = from_datetime(until) if isinstance(until, datetime) else machine.now() + micros(until)
+        if isinstance(until, datetime):
+            # Written as a date, so that a rerun or a fork does not take it for a span and put it off.
+            at = from_datetime(until)
+            data = json.dumps(to_datetime(at).isoformat())
+        else:
+            at = machine.now() + micros(until)
+            data = str(at)
         key = machine.key("sleep")
-        recorded = machine.note(Kind.TIMER_SET, key, str(at))
-        if recorded is not None:
-            at = int(recorded.data or at)
+        recorded = machine.note(Kind.TIMER_SET, key, data)
+        if recorded is not None and recorded.data:
+            at = _moment(json.loads(recorded.data))
         request = TimerRequest(key, machine.loop.create_future(), at)
         machine.request(request)
         await request.future
@@ -231,7 +180,7 @@ class Context:
         return asyncio.timeout(micros(duration) / SECOND)
 
     @overload
-    async def receive(self, name: str, type: type[T], *, timeout: float | timedelta | None = None) -> T: ...  # noqa: ASYNC109
+    async def receive(self, name: str, type: type[T], *, timeout: float | timedelta | None = None) -> T: ...
     @overload
     async def receive(
         self,
@@ -239,16 +188,16 @@ class Context:
         type: type[T],
         *,
         timeout: float | timedelta | None = None,
-        default: D,  # noqa: ASYNC109
+        default: D,
     ) -> T | D: ...
     @overload
-    async def receive(self, name: str, *, timeout: float | timedelta | None = None, default: Any = MISSING) -> Any: ...  # noqa: ASYNC109
+    async def receive(self, name: str, *, timeout: float | timedelta | None = None, default: Any = MISSING) -> Any: ...
     async def receive(
         self,
         name: str,
-        type: Any = Any,  # noqa: A002 - reads as what it is at the call
+        type: Any = Any,
         *,
-        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - durable, unlike asyncio's
+        timeout: float | timedelta | None = None,
         default: Any = MISSING,
     ) -> Any:
         """
@@ -286,13 +235,13 @@ class Context:
 
     # ------------------------------------------------------------------------------------- children
     @overload
-    async def call(self, workflow: Takes0[R], /, **options: Any) -> R: ...
+    async def call(self, workflow: Takes0[R], /, **options: Unpack[ChildOptions]) -> R: ...
     @overload
-    async def call(self, workflow: Takes1[A, R], a: A, /, **options: Any) -> R: ...
+    async def call(self, workflow: Takes1[A, R], a: A, /, **options: Unpack[ChildOptions]) -> R: ...
     @overload
-    async def call(self, workflow: Takes2[A, B, R], a: A, b: B, /, **options: Any) -> R: ...
+    async def call(self, workflow: Takes2[A, B, R], a: A, b: B, /, **options: Unpack[ChildOptions]) -> R: ...
     @overload
-    async def call(self, workflow: str, /, *args: Any, **options: Any) -> Any: ...
+    async def call(self, workflow: str, /, *args: Any, **options: Unpack[ChildOptions]) -> Any: ...
     async def call(self, workflow: Any, /, *args: Any, **options: Any) -> Any:
         """
         Run a workflow as a child and wait for its result.
@@ -310,21 +259,21 @@ class Context:
         return await child.result()
 
     @overload
-    async def start(self, workflow: Takes0[R], /, **options: Any) -> Child[R]: ...
+    async def start(self, workflow: Takes0[R], /, **options: Unpack[ChildOptions]) -> Child[R]: ...
     @overload
-    async def start(self, workflow: Takes1[A, R], a: A, /, **options: Any) -> Child[R]: ...
+    async def start(self, workflow: Takes1[A, R], a: A, /, **options: Unpack[ChildOptions]) -> Child[R]: ...
     @overload
-    async def start(self, workflow: Takes2[A, B, R], a: A, b: B, /, **options: Any) -> Child[R]: ...
+    async def start(self, workflow: Takes2[A, B, R], a: A, b: B, /, **options: Unpack[ChildOptions]) -> Child[R]: ...
     @overload
-    async def start(self, workflow: str, /, *args: Any, **options: Any) -> Child[Any]: ...
+    async def start(self, workflow: str, /, *args: Any, **options: Unpack[ChildOptions]) -> Child[Any]: ...
     async def start(
         self,
         workflow: Any,
         /,
         *args: Any,
-        id: str | None = None,  # noqa: A002 - the word that users know
+        id: str | None = None,
         tags: Iterable[str] = (),
-        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - of the child
+        timeout: float | timedelta | None = None,
         detached: bool = False,
     ) -> Child[Any]:
         """
@@ -343,7 +292,8 @@ class Context:
         machine.check()
         definition = self._registry.get(workflow)
         key = machine.key(definition.name)
-        child_id = ids.check_id("run id", id) if id is not None else self._child_id(key)
+        run = machine.run
+        child_id = ids.child_run_id(run.id, run.generation, key) if id is None else ids.check_id("run id", id)
         data = json.dumps({"id": child_id, "workflow": definition.name})
         recorded = machine.note(Kind.CHILD_STARTED, key, data)
         if recorded is not None:
@@ -362,19 +312,7 @@ class Context:
                     id is not None,
                 )
             )
-        return Child(self, key, child_id, definition)
-
-    def _child_id(self, key: str) -> str:
-        run = self._machine.run
-        made = f"{run.id}/{key}" if run.generation == 1 else f"{run.id}/{key}@{run.generation}"
-        # Deep trees of runs would outgrow the limit of ids; chance from the same parts is as good a name.
-        return made if len(made) <= MAX_ID else f"{run.id[:100]}/{ids.stream(made).getrandbits(128):032x}"
-
-    def _wait_for_child(self, key: str, child_id: str) -> asyncio.Future[str]:
-        self._machine.check()
-        request = ChildRequest(key, self._machine.loop.create_future(), child_id)
-        self._machine.request(request)
-        return request.future
+        return Child(machine, key, child_id, definition)
 
     # ------------------------------------------------------------------------------------ telling
     async def emit(self, name: str, data: Any = None) -> None:
@@ -407,11 +345,11 @@ class Context:
         """A UUID, the same on every replay and different from all others. Costs nothing."""
         return ids.uuid_from(self._stream("uuid"))
 
-    def random(self) -> random.Random:
+    def random(self) -> Random:
         """A source of chance, the same on every replay. Costs nothing. Not for secrets."""
         return self._stream("random")
 
-    def _stream(self, name: str) -> random.Random:
+    def _stream(self, name: str) -> Random:
         self._machine.check()
         return ids.stream(self._machine.run.seed, self._machine.key(name))
 
@@ -482,12 +420,11 @@ class Context:
             workflow = fn
 
             async def run(item: Any) -> Any:
-                return await self.call(workflow, item)  # type: ignore[call-overload]  # any workflow of one input
+                return await self.call(workflow, item)
         else:
             run = fn
-        base = self._machine.key(
-            ids.check_name("map", name or getattr(fn, "name", "") or getattr(fn, "__name__", "map"))
-        )
+        label = name or getattr(fn, "name", None) or getattr(fn, "__name__", "map")
+        base = self._machine.key(ids.check_name("map", label))
 
         async def in_branch(place: int, item: Any) -> Any:
             self._enter(f"{base}[{place}]/")
@@ -537,3 +474,7 @@ class Context:
         definition = self._registry.get(self._machine.run.workflow)
         text = definition.call.encode(args, {})
         raise ContinueAsNew(self._machine.payloads.seal(text, f"The input of {definition.name}"))
+
+
+def _moment(recorded: int | str) -> int:
+    return recorded if isinstance(recorded, int) else from_datetime(datetime.fromisoformat(recorded))

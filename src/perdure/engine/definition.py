@@ -51,16 +51,18 @@ class StepOptions:
             value = getattr(self, option)
             if value is not None and micros(value, option) == 0:
                 raise InvalidOption(option, "it must be more than 0")
-        if not isinstance(self.retry, Retry):
-            option = "retry"
-            raise InvalidOption(option, f"{self.retry!r} is not a Retry(…)")
+        retry: object = self.retry
+        if not isinstance(retry, Retry):
+            option, problem = "retry", f"{retry!r} is not a Retry(…)"
+            raise InvalidOption(option, problem)
 
     def changed(self, **options: Any) -> StepOptions:
         """A copy with other options."""
         try:
             return replace(self, **options)
         except TypeError as error:
-            raise InvalidOption("step options", str(error)) from None
+            option = "step options"
+            raise InvalidOption(option, str(error)) from None
 
 
 DEFAULT_OPTIONS = StepOptions()
@@ -78,12 +80,12 @@ class Step(Generic[P, R]):
         limited: Whether it has a timeout.
     """
 
-    def __init__(self, fn: Callable[P, Any], options: StepOptions = DEFAULT_OPTIONS) -> None:
+    def __init__(self, fn: Any, options: StepOptions = DEFAULT_OPTIONS) -> None:
         if not callable(fn):
             option = "step"
             raise InvalidOption(option, f"{fn!r} is not a function")
         update_wrapper(self, fn)
-        self.fn = fn
+        self.fn: Callable[..., Any] = fn
         self.name = options.name or check_name("step name", getattr(fn, "__name__", ""))
         self.settings = options
         self.is_async = inspect.iscoroutinefunction(fn)

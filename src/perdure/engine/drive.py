@@ -202,7 +202,8 @@ class Driver:
                 break
             message, request = found
             if message.id:
-                self._writer.taking.append(message)
+                # The entry that says so is the next one.
+                self._writer.taking.append((message, self.machine.length + 1))
             self._observe(message, request)
             if machine.fresh:
                 self._register()
@@ -337,9 +338,7 @@ class Driver:
                 self._steps.failed(request, error, attempt.started_at)
         self.advance()
 
-    def _transacted(
-        self, request: StepRequest, entry: Entry | None, decoded: Any, error: BaseException | None
-    ) -> None:
+    def _transacted(self, request: StepRequest, entry: Entry | None, decoded: Any, error: BaseException | None) -> None:
         """A transaction has been committed, or has failed and left no row; or the run is lost."""
         self._exclusive = False
         if self.state != "driving":
@@ -482,4 +481,4 @@ class Driver:
     def _now(self) -> int:
         """Time that does not go back behind the journal's last entry, whatever the clocks of workers say."""
         now, then = self.host.clock.now(), self.machine.time
-        return now if now > then else then
+        return max(then, now)

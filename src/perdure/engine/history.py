@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from perdure.errors import StepNotFound
-from perdure.model.entry import ENDINGS, MARKS, OUTCOMES, Entry, Kind
+from perdure.model.entry import ENDINGS, MARKS, OUTCOMES, PROGRESS, Entry, Kind
+
+CHILD_ENDS = frozenset({Kind.CHILD_COMPLETED, Kind.CHILD_FAILED, Kind.STEP_CANCELLED})
+"""What tells, under a child's key, that its parent no longer waits for it."""
 
 
 def present(journal: Sequence[Entry]) -> list[Entry]:
@@ -23,10 +27,15 @@ def present(journal: Sequence[Entry]) -> list[Entry]:
         if entry.kind == Kind.CONTINUED:
             kept = []
         elif entry.kind == Kind.RERUN:
-            keep = json.loads(entry.data or "{}").get("keep", 0)
-            kept = [earlier for earlier in kept if earlier.seq <= keep]
+            before = len(kept)
+            kept = thawed(kept, _fields(entry).get("keep", 0), entry.at)
+            if len(kept) < before:
+                kept.append(entry)
+        elif entry.kind == Kind.FORKED:
+            if not _fields(entry).get("whole"):
+                kept.append(entry)
         elif entry.kind == Kind.SKIPPED:
-            skipped = json.loads(entry.data or "{}").get("seq", 0)
+            skipped = _fields(entry).get("seq", 0)
             kept = [earlier for earlier in kept if earlier.seq != skipped]
         elif entry.kind not in MARKS:
             kept.append(entry)
@@ -34,10 +43,12 @@ def present(journal: Sequence[Entry]) -> list[Entry]:
 
 
 def base_time(journal: Sequence[Entry], started_at: int) -> int:
-    """The run's time before its first outcome: its start, or its last continue_as_new."""
+    """The run's time before its first outcome: its start, its last continue_as_new, or what it was forked with."""
     for entry in reversed(journal):
         if entry.kind == Kind.CONTINUED:
             return entry.at
+        if entry.kind == Kind.FORKED:
+            return int(_fields(entry)["base"])
     return started_at
 
 
@@ -64,21 +75,61 @@ def cut_before(run_id: str, history: Sequence[Entry], key: str) -> int:
     raise StepNotFound(run_id, key)
 
 
-def cut_for_fork(history: Sequence[Entry], keep: int) -> list[Entry]:
+def cut_before_end(history: Sequence[Entry], *, completed: bool) -> int:
     """
-    The entries that a fork takes along: up to `keep`, and before the first child that had not ended there.
+    Where to cut a history so that all of it is kept, but not the cancellation or deadline that ended it.
 
-    A child belongs to the run that started it, so the fork starts that one anew.
+    Args:
+        completed: Whether the run completed, in spite of either.
+
+    Returns:
+        The seq of the last entry to keep; 0 to keep none.
+    """
+    for place, entry in enumerate(() if completed else history):
+        if entry.kind in {Kind.CANCEL_REQUESTED, Kind.DEADLINE_REACHED}:
+            return history[place - 1].seq if place else 0
+    return history[-1].seq if history else 0
+
+
+def thawed(history: Sequence[Entry], keep: int, now: int) -> list[Entry]:
+    """
+    What is kept of a history that is cut, as a run that takes it up later must see it.
+
+    Between the cut and now time stood still: spans that were running there have as much left as they had, and
+    steps that had not ended begin with their first attempt. An attempt that may run at most once, and of which
+    nothing is known but that it was begun, stays begun.
+
+    Args:
+        keep: The seq of the last entry to keep. If nothing is behind it, nothing is changed.
+        now: Microseconds since 1970.
     """
     kept = [entry for entry in history if entry.seq <= keep]
-    ended = {entry.key for entry in kept if entry.kind in {Kind.CHILD_COMPLETED, Kind.CHILD_FAILED}}
-    for place, entry in enumerate(kept):
-        if entry.kind == Kind.CHILD_STARTED and entry.key not in ended:
-            return kept[:place]
-    return kept
+    if not kept or len(kept) == len(history):
+        return kept
+    settled = {entry.key for entry in kept if entry.kind in OUTCOMES}
+    known = {entry.key for entry in history if entry.kind in OUTCOMES}
+    last_word = {entry.key: entry.seq for entry in history if entry.kind in PROGRESS and entry.key not in known}
+    frozen_for = max(0, now - kept[-1].at)
+    found = []
+    for entry in kept:
+        if entry.key in settled:
+            found.append(entry)
+        elif entry.kind in PROGRESS:
+            if entry.kind == Kind.ATTEMPT_STARTED and last_word.get(entry.key) == entry.seq:
+                found.append(entry)
+        elif entry.kind in {Kind.TIMER_SET, Kind.RECEIVE_STARTED} and entry.data is not None and entry.data.isdigit():
+            found.append(entry._replace(data=str(int(entry.data) + frozen_for)))
+        else:
+            found.append(entry)
+    return found
 
 
 def end_of(journal: Sequence[Entry]) -> Entry | None:
     """The entry that ended the present generation, if it has ended."""
     last = journal[-1] if journal else None
     return last if last is not None and last.kind in ENDINGS else None
+
+
+def _fields(mark: Entry) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(mark.data or "{}")
+    return found

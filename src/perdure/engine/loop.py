@@ -15,7 +15,7 @@ import sys
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVarTuple
 
 from perdure.errors import BlockingCall
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from perdure.engine.request import Request
 
 log = logging.getLogger("perdure.workflow")
+Ts = TypeVarTuple("Ts")
 _SPREAD = 0x9E3779B1
 
 
@@ -152,28 +153,21 @@ class PrivateLoop(asyncio.AbstractEventLoop):
 
     # ----------------------------------------------------------------------------- what asyncio needs
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """Run it before the next rest."""
         handle = asyncio.Handle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 
-    def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.Handle:
-        """Refused: nothing but delivered outcomes may move a workflow."""
-        what = "loop.call_soon_threadsafe()"
-        raise BlockingCall(what)
-
     def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Set a durable timer."""
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Set a durable timer."""
         handle = asyncio.TimerHandle(when, callback, args, self, context)
@@ -257,7 +251,7 @@ class PrivateLoop(asyncio.AbstractEventLoop):
     async def shutdown_asyncgens(self) -> None:
         """Nothing to do: asynchronous generators are closed with their tasks."""
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncio's name
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
         """Nothing to do: there is none."""
 
 

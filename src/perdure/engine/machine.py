@@ -28,7 +28,7 @@ from perdure.errors import (
     RunCancelled,
     StartConflict,
 )
-from perdure.model.entry import NOTES, PROGRESS, Entry, Kind
+from perdure.model.entry import NOTES, PROGRESS, RESTARTS, Entry, Kind
 from perdure.model.run import Claimed
 
 
@@ -90,7 +90,7 @@ class Machine:
     def __init__(self, run: Claimed, payloads: Payloads, history: list[Entry], next_seq: int, now: int) -> None:
         self.run = run
         self.payloads = payloads
-        self.loop = PrivateLoop(self, run.seed)
+        self.loop = PrivateLoop(self, run.seed)  # type: ignore[abstract]  # what is missing there is refused, dynamically
         self.wanted: dict[str, Request] = {}
         self.fresh: list[Request] = []
         self.given_up: list[Request] = []
@@ -113,6 +113,7 @@ class Machine:
     def begin(self, workflow: Coroutine[Any, Any, Any]) -> None:
         """Run to the first rest, then through the history."""
         self.main = self.loop.create_main(workflow)
+        self._pass_restarts()
         self.loop.run_to_rest()
         while self._position < len(self._history) and self.divergence is None:
             entry = self._history[self._position]
@@ -122,6 +123,7 @@ class Machine:
                 self._diverge(entry, [str(request) for request in self.wanted.values()])
             else:
                 self._position += 1
+                self._pass_restarts()
                 if entry.kind in PROGRESS:
                     self._progress(entry)
                 else:
@@ -201,7 +203,7 @@ class Machine:
         # Looking for tasks costs time in proportion to all tasks of the process.
         alone = self.loop.tasks <= 1 and self.done
         for _ in range(0 if alone else CLOSING_ROUNDS):
-            tasks = [task for task in asyncio.all_tasks(self.loop) if not task.done()]  # type: ignore[arg-type]
+            tasks = [task for task in asyncio.all_tasks(self.loop) if not task.done()]
             if not tasks:
                 break
             for task in tasks:
@@ -237,7 +239,7 @@ class Machine:
         if task.__class__ is not RunTask:
             problem = "it was called outside the tasks of the workflow"
             raise NotInWorkflow(problem)
-        return task.branch.key(name)  # type: ignore[union-attr]  # it is a RunTask
+        return task.branch.key(name)
 
     def request(self, request: Request) -> None:
         """The workflow wants this."""
@@ -245,6 +247,13 @@ class Machine:
         request.future.given_up = self._give_up
         self.wanted[request.key] = request
         self.fresh.append(request)
+
+    def wait_for_child(self, key: str, child_id: str) -> asyncio.Future[str]:
+        """The end of a child that was started under this key; its result as stored."""
+        self.check()
+        request = ChildRequest(key, self.loop.create_future(), child_id)
+        self.request(request)
+        return request.future
 
     def note(self, kind: str, key: str, data: str | None = None) -> Entry | None:
         """
@@ -262,6 +271,7 @@ class Machine:
             self._diverge(entry, [f"{kind.replace('_', ' ')} {key!r}"])
             raise Halt
         self._position += 1
+        self._pass_restarts()
         return entry
 
     def patched(self, patch: str) -> bool:
@@ -271,6 +281,7 @@ class Machine:
                 entry = self._history[self._position]
                 took = entry.kind == Kind.PATCHED and entry.key == patch
                 self._position += took
+                self._pass_restarts()
                 self.patches[patch] = took
             else:
                 self._append(Kind.PATCHED, patch, self.time)
@@ -296,7 +307,7 @@ class Machine:
     def drop_timer(self, handle: asyncio.TimerHandle) -> None:
         """The workflow cancelled the timer."""
         request = self._timers.pop(handle, None)
-        if request is not None and self.wanted.pop(request.key, None):
+        if request is not None and self.wanted.pop(request.key, None) is not None:
             self.given_up.append(request)
 
     # -------------------------------------------------------------------------------------- inside
@@ -314,6 +325,12 @@ class Machine:
         self._next_seq += 1
         self.buffer.append(entry)
         return entry
+
+    def _pass_restarts(self) -> None:
+        """Where a rerun or a fork took up the run, its time passes from then to now."""
+        while self.replaying and self._history[self._position].kind in RESTARTS:
+            self.time = max(self.time, self._history[self._position].at)
+            self._position += 1
 
     def _diverge(self, entry: Entry, requested: list[str]) -> None:
         recorded = f"{entry.kind.replace('_', ' ')} {entry.key!r}"
@@ -342,8 +359,7 @@ class Machine:
             request.retry_at = json.loads(self.payloads.open(entry.data or "{}")).get("next_at")
 
     def _deliver(self, entry: Entry, decoded: Any) -> None:
-        if entry.at > self.time:
-            self.time = entry.at
+        self.time = max(self.time, entry.at)
         if entry.kind == Kind.CANCEL_REQUESTED:
             self.cancel_reason = entry.data or ""
             self.cancelled_at = entry.at

@@ -123,9 +123,7 @@ class Steps:
         self._waits.add(request)
 
     @staticmethod
-    def _verdict(
-        request: StepRequest, error: BaseException, now: int, begun: int
-    ) -> tuple[BaseException, int | None]:
+    def _verdict(request: StepRequest, error: BaseException, now: int, begun: int) -> tuple[BaseException, int | None]:
         """The error to record, and the microseconds until the next attempt; None when there is none."""
         settings = request.step.settings
         if isinstance(error, StepTimedOut) and error.__dict__.get("scope") == "total":

@@ -14,13 +14,13 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from random import Random
 from typing import Any, TypeVar
 from uuid import UUID
 
 from perdure.engine.context import Context
 from perdure.engine.machine import MISSING, Halt
 from perdure.errors import EngineSignal, NotInWorkflow
+from perdure.ids import Random
 
 T = TypeVar("T")
 
@@ -153,7 +153,7 @@ class SyncContext:
         type: Any = Any,
         *,
         timeout: float | timedelta | None = None,
-        default: Any = MISSING,  # noqa: A002
+        default: Any = MISSING,
     ) -> Any:
         """See `Context.receive`."""
         return self._ask(self._ctx.receive(name, type, timeout=timeout, default=default))

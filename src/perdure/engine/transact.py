@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from perdure.engine.attempt import plain_call
 from perdure.engine.current import StepInfo, running_step
 from perdure.engine.host import Host
 from perdure.engine.request import StepRequest
@@ -33,7 +34,7 @@ def transact(host: Host, run: Claimed, request: StepRequest, seq: int, done: Tra
     def body(transaction: Transaction) -> list[Line]:
         token = running_step.set(StepInfo(run.id, run.workflow, request.key, request.attempt))
         try:
-            value = request.step.fn(transaction, *request.args)
+            value = plain_call(request.step.fn, transaction, *request.args)
         finally:
             running_step.reset(token)
         what = f"The result of step {request.key!r}"

@@ -34,7 +34,7 @@ class Writer:
 
     Attributes:
         busy: Whether a commit is under way.
-        taking: Messages that the workflow has observed since the last one.
+        taking: Messages that the workflow has observed since the last one, each with its entry's seq.
     """
 
     __slots__ = ("_closed", "_failures", "_host", "_inserting", "_lost", "_machine", "busy", "run", "taking")
@@ -42,7 +42,7 @@ class Writer:
     def __init__(self, host: Host, run: Claimed, machine: Machine, lost: Callable[[], None]) -> None:
         self.run = run
         self.busy = False
-        self.taking: list[Message] = []
+        self.taking: list[tuple[Message, int]] = []
         self._host = host
         self._machine = machine
         self._lost = lost
@@ -64,8 +64,8 @@ class Writer:
             record.entries(machine.buffer)
             machine.buffer.clear()
         if self.taking:
-            for message in self.taking:
-                record.take(message, machine.length)
+            for message, seq in self.taking:
+                record.take(message, seq)
             self.taking.clear()
         if machine.children:
             self._inserting, machine.children = machine.children, []

@@ -41,6 +41,7 @@ class Kind(StrEnum):
     CONTINUED = "continued"
     RERUN = "rerun"
     SKIPPED = "skipped"
+    FORKED = "forked"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -57,6 +58,8 @@ NOTES = frozenset({
 })  # fmt: skip
 MARKS = frozenset(Kind) - OUTCOMES - PROGRESS - NOTES
 ENDINGS = frozenset({Kind.COMPLETED, Kind.FAILED, Kind.CANCELLED})
+RESTARTS = frozenset({Kind.RERUN, Kind.FORKED})
+"""Marks behind which the run goes on later than it once did: its time passes to theirs."""
 
 
 class Entry(NamedTuple):

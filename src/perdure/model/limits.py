@@ -27,4 +27,5 @@ class Limits:
     def __post_init__(self) -> None:
         for option in ("payload_bytes", "inline_bytes", "history_entries", "queued_operations"):
             if getattr(self, option) < 1:
-                raise InvalidOption(f"Limits({option})", "it must be 1 or more")
+                name, problem = f"Limits({option})", "it must be 1 or more"
+                raise InvalidOption(name, problem)

@@ -42,6 +42,7 @@ class Committer:
         self._inline_only = inline_only
         self._queue: deque[tuple[Operation, Done]] = deque()
         self._busy = False
+        self._under_way = False
         self._closed = False
         self._expected = 0.0
         self._thread: ThreadPoolExecutor | None = None
@@ -71,6 +72,11 @@ class Committer:
             self._busy = True
             asyncio.get_running_loop().call_soon(self._flush)
 
+    def flush(self) -> None:
+        """Commit what is queued now, if commits are made on this thread: the caller knows that a crowd is complete."""
+        if self._queue and not self._under_way:
+            self._flush()
+
     @property
     def idle(self) -> bool:
         """Whether nothing is queued or being committed."""
@@ -87,6 +93,8 @@ class Committer:
 
     def _flush(self) -> None:
         queue = self._queue
+        if self._under_way or not queue:
+            return
         batch = [queue.popleft() for _ in range(min(len(queue), MOST_PER_COMMIT))]
         operations = [operation for operation, _ in batch]
         quick = self._expected < INLINE_SECONDS and all(operation.body is None for operation in operations)
@@ -107,12 +115,14 @@ class Committer:
             problem = StoreBusy("Another connection holds the database.")
             self._answer(batch, [([], problem) for _ in batch])
             return
+        self._under_way = True
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "perdure-writer")
         loop = asyncio.get_running_loop()
         begun = elapsed()
 
         def finished(future: asyncio.Future[list[Outcome]]) -> None:
+            self._under_way = False
             self._learn(elapsed() - begun)
             problem = future.exception()
             if problem is None:
@@ -149,7 +159,7 @@ class Committer:
         self._changes.committed(changed | mail, ended, mail, due=due)
         if self._queue:
             asyncio.get_running_loop().call_soon(self._flush)
-        else:
+        elif not self._under_way:
             self._busy = False
             if self._idle:
                 self._idle.set()

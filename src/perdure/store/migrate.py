@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 
 import apsw
 
@@ -26,11 +26,12 @@ class Migration:
 @cache
 def migrations(dialect: str) -> tuple[Migration, ...]:
     """All migrations of a dialect, by version."""
-    folder = resources.files("perdure.store") / "sql" / "migrations" / dialect
-    found = []
-    for file in folder.iterdir():
-        if match := _FILE.fullmatch(file.name):
-            found.append(Migration(int(match[1]), match[2], file.read_text(encoding="utf-8")))
+    folder = Path(__file__).parent / "sql" / "migrations" / dialect
+    found = [
+        Migration(int(match[1]), match[2], file.read_text(encoding="utf-8"))
+        for file in folder.iterdir()
+        if (match := _FILE.fullmatch(file.name))
+    ]
     return tuple(sorted(found, key=lambda migration: migration.version))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 
 _HEADING = re.compile(r"^-- name: (\w+)\(([\w, ]*)\)[ ]*$", re.MULTILINE)
 _PARAMETER = re.compile(r"(?<![:\w]):(\w+)")
@@ -47,7 +47,8 @@ def parse(text: str, origin: str) -> dict[str, Statement]:
             message = f"{origin}: statement {name!r} is defined twice, or its heading and its text disagree: {used}"
             raise ValueError(message)
         place = {p: f"?{i}" for i, p in enumerate(parameters, 1)}
-        sql = _PARAMETER.sub(lambda match, place=place: place[match[1]], sql)
+        for parameter, number in place.items():
+            sql = re.sub(rf"(?<![:\w]):{parameter}\b", number, sql)
         found[name] = Statement(name, re.sub(r"\s+", " ", sql), parameters, parameters[:1] == ("tag",))
     return found
 
@@ -55,7 +56,7 @@ def parse(text: str, origin: str) -> dict[str, Statement]:
 @cache
 def statements(dialect: str) -> dict[str, Statement]:
     """All statements of one dialect: the shared ones and its own."""
-    folder = resources.files("perdure.store") / "sql"
+    folder = Path(__file__).parent / "sql"
     found: dict[str, Statement] = {}
     for file in ("shared.sql", f"{dialect}.sql"):
         more = parse((folder / file).read_text(encoding="utf-8"), file)

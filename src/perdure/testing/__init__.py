@@ -1,1 +1,1 @@
-"""What tests of workflows need: virtual time, crashes on purpose, mocks. Never imported by the rest."""
+"""What tests of workflows need: virtual time, crashes on purpose, mocks, replay. Never imported by the rest."""

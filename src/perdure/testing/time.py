@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 START = 1_750_000_000_000_000
 """Where virtual time begins, microseconds since 1970: 2025-06-15T15:06:40Z."""
+OLDEST_S = 1.0
+"""Real seconds after which a thread's answer may overtake that of one begun earlier."""
 
 
 class Deadlock(RuntimeError):
@@ -29,11 +32,21 @@ class _JumpingSelector(selectors.BaseSelector):
         if ready or timeout == 0:
             return ready
         if self._loop.in_threads:
-            return self._real.select(None)
+            return self._select_threads()
         if timeout is None:
             problem = "everything waits and no timer is set: the test would wait for ever"
             raise Deadlock(problem)
         self._loop.jump(timeout)
+        return ready
+
+    def _select_threads(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """In the order in which they were begun, so that a test takes the same course each time."""
+        if self._loop.deliver(oldest=True):
+            return []
+        ready = self._real.select(OLDEST_S)
+        if not ready:
+            # Perhaps the oldest waits for what follows from another.
+            self._loop.deliver(oldest=False)
         return ready
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
@@ -51,15 +64,16 @@ class _JumpingSelector(selectors.BaseSelector):
 
 class VirtualLoop(asyncio.SelectorEventLoop):
     """
-    An event loop in virtual time. Real sockets are not waited for; threads are.
+    An event loop in virtual time.
 
-    Attributes:
-        in_threads: Calls that run in threads now; while there are any, time stands still.
+    Sockets are not waited for. Threads are: while a call runs in one, time stands still, and calls are answered
+    in the order in which they were begun.
     """
 
     def __init__(self) -> None:
         self._virtual = 0.0
-        self.in_threads = 0
+        self._calls: dict[asyncio.Future[Any], Future[Any]] = {}
+        self._pool: ThreadPoolExecutor | None = None
         super().__init__(_JumpingSelector(self))
 
     def time(self) -> float:
@@ -70,24 +84,61 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Let virtual time pass."""
         self._virtual += seconds
 
+    @property
+    def in_threads(self) -> bool:
+        """Whether calls that somebody waits for run in threads now."""
+        return bool(self._calls)
+
+    def deliver(self, *, oldest: bool) -> bool:
+        """
+        Answer a call whose thread is done; returns whether there was one.
+
+        Args:
+            oldest: Only the one that was begun first.
+        """
+        for future, call in list(self._calls.items()):
+            if call.done():
+                del self._calls[future]
+                _copy(call, future)
+                return True
+            if oldest:
+                return False
+        return False
+
     def run_in_executor(self, executor: Executor | None, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]  # typeshed has it async-typed
         """Run a call in a thread; time stands still meanwhile."""
-        self.in_threads += 1
-        future = super().run_in_executor(executor, func, *args)
-
-        def ended(_future: asyncio.Future[T]) -> None:
-            self.in_threads -= 1
-
-        future.add_done_callback(ended)
+        if executor is None:
+            executor = self._pool = self._pool or ThreadPoolExecutor(thread_name_prefix="virtual")
+        future: asyncio.Future[T] = self.create_future()
+        call = self._calls[future] = executor.submit(func, *args)
+        future.add_done_callback(self._answered)
+        call.add_done_callback(self._wake)
         return future
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncio's name
-        """Let the threads of asyncio.to_thread end; asyncio's own way would wait by this loop's time."""
-        self.in_threads += 1
-        try:
-            await super().shutdown_default_executor()
-        finally:
-            self.in_threads -= 1
+    def _answered(self, future: asyncio.Future[Any]) -> None:
+        """Nobody waits for it any more: it was answered, or given up."""
+        call = self._calls.pop(future, None)
+        if call is not None:
+            call.cancel()
+
+    def _wake(self, _call: Future[Any]) -> None:
+        """In the thread, which is done: let the loop look."""
+        with suppress(RuntimeError):  # it was closed meanwhile
+            self.call_soon_threadsafe(int)
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002 - asyncio's way
+        """Wait for the threads of asyncio.to_thread."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+def _copy(call: Future[Any], future: asyncio.Future[Any]) -> None:
+    if call.cancelled():
+        future.cancel()
+    elif (error := call.exception()) is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(call.result())
 
 
 class VirtualClock:

@@ -52,7 +52,7 @@ class Worker:
         registry: Registry,
         limits: Limits,
         options: WorkerOptions,
-        id: str = "",  # noqa: A002 - the word that users know
+        id: str = "",
     ) -> None:
         self.store = store
         self.clock = clock
@@ -172,6 +172,7 @@ class Worker:
         self._parked.clear()
         for task in self._tasks:
             task.cancel()
+        self.threads.shutdown(wait=False, cancel_futures=True)
 
     @property
     def statistics(self) -> dict[str, int]:
@@ -335,6 +336,8 @@ class Worker:
                 callback(*args)
             except Exception:
                 log.exception("worker %s: an internal call failed", self.id)
+        # All bodies that ended meanwhile have been heard, so their commit need not wait for another turn.
+        self.store.flush()
 
     def left(self, driver: Driver) -> None:
         """The driver no longer owns its run."""
@@ -364,7 +367,8 @@ class Worker:
 
     async def _check_child(self, driver: Driver, child: ChildStart) -> None:
         rows = await self.store.rows("run_by_id", child.child_id)
-        problem, message = "it was just removed", None
+        problem: str | None = "another run, which was just removed"
+        message = None
         if rows:
             row = RunRow(*rows[0])
             if row.parent != driver.run.number or row.workflow != child.workflow:
@@ -407,22 +411,7 @@ class Worker:
             operation = Operation()
             if self.clock.virtual:
                 operation.add("heartbeat", self.number, now, now + micros(self.options.lease))
-            for number, place, pid, state, lease_until in await self.store.rows("suspects"):
-                if number == self.number:
-                    continue
-                if state == "alive" and place == self._place and not self.clock.virtual and ids.process_gone(pid):
-                    operation.add("declare_dead", number, now)
-                elif state == "alive" and lease_until >= now:
-                    continue
-                operation.makes_due = True
-            if operation.makes_due:
-                reason = json.dumps({
-                    "code": "poison", "at": now,
-                    "message": f"Its worker died {self.options.most_takeovers} times in a row without progress of this "
-                    "run. Look for what kills the process (memory, a crash in native code), then resume it.",
-                })  # fmt: skip
-                operation.add("bury", now)
-                operation.add("expire_runs", now, self.options.most_takeovers, reason)
+            await self._suspect(operation, now)
             if operation.lines:
                 await self._apply_sweep(operation)
         except StoreError as error:
@@ -433,6 +422,25 @@ class Worker:
                 if self.clock.virtual:
                     wait = micros(self.options.lease) / 3 / SECOND
                 self._sweep_timer = self.loop.call_later(wait, lambda: self._spawn(self._sweep()))
+
+    async def _suspect(self, operation: Operation, now: int) -> None:
+        """Add what takes the runs of dead workers over, if there are any."""
+        for number, place, pid, state, lease_until in await self.store.rows("suspects"):
+            if number == self.number:
+                continue
+            if state == "alive" and place == self._place and not self.clock.virtual and ids.process_gone(pid):
+                operation.add("declare_dead", number, now)
+            elif state == "alive" and lease_until >= now:
+                continue
+            operation.makes_due = True
+        if operation.makes_due:
+            message = (
+                f"Its worker died {self.options.most_takeovers} times in a row without progress of this run. Look "
+                "for what kills the process (memory, a crash in native code), then resume it."
+            )
+            operation.add("bury", now)
+            reason = json.dumps({"code": "poison", "message": message, "at": now})
+            operation.add("expire_runs", now, self.options.most_takeovers, reason)
 
     async def _apply_sweep(self, operation: Operation) -> None:
         rows = await self.store.apply(operation)

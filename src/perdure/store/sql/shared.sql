@@ -9,6 +9,19 @@ where not exists (
   select 1 from perdure_runs where number = :run and epoch = :epoch and owner is not null
 );
 
+-- name: guard(tag, id, epoch, status)
+-- A row comes back, and the operation ends there, when the run is no longer as the caller has seen it.
+select :tag, 'stale'
+where not exists (
+  select 1 from perdure_runs where id = :id and epoch = :epoch and status = :status and owner is null
+);
+
+-- name: guard_there(tag, number)
+select :tag, 'stale' where not exists (select 1 from perdure_runs where number = :number);
+
+-- name: guard_vacant(tag, id)
+select :tag, 'stale' where exists (select 1 from perdure_runs where id = :id);
+
 -- name: add_blob(hash, size, data)
 insert into perdure_blobs (hash, size, data) values (:hash, :size, :data)
 on conflict (hash) do nothing;
@@ -34,6 +47,14 @@ from perdure_runs
 where number = :parent and epoch = :epoch and owner is not null
 on conflict (id) do nothing
 returning :tag, 'child', id;
+
+-- name: fork_child(id, workflow, input, seed, now, deadline_at, detached, parent)
+-- What a fork waits for in place of a child of the run that it was forked from.
+insert into perdure_runs (
+  id, workflow, status, due_at, input, seed, created_at, deadline_at, detached, parent, root
+)
+select :id, :workflow, 'queued', :now, :input, :seed, :now, :deadline_at, :detached, number, number
+from perdure_runs where id = :parent;
 
 -- name: add_tag(id, name)
 insert into perdure_tags (tag, run)
@@ -137,7 +158,7 @@ where parent = :run and detached = 0 and status in ('queued', 'running', 'waitin
 
 -- name: pause_idle(tag, id, epoch, reason)
 update perdure_runs
-set status = 'paused', reason = :reason, due_at = null, epoch = epoch + 1
+set status = 'paused', reason = :reason, due_at = null, waiting_for = null, epoch = epoch + 1
 where id = :id and epoch = :epoch and owner is null and status in ('queued', 'waiting')
 returning :tag, 'paused', number;
 
@@ -171,14 +192,39 @@ where id = :id and epoch = :epoch and owner is null
   and status in ('completed', 'failed', 'cancelled', 'paused')
 returning :tag, 'rerun', number;
 
--- name: restore(id, epoch, topic, data, sender, now)
--- A rerun gives back the messages that the dropped part of the history had taken.
-insert into perdure_inbox (run, topic, data, sender, sent_at)
-select number, :topic, :data, :sender, :now from perdure_runs where id = :id and epoch = :epoch;
+-- name: drop_taken(id, seq)
+-- A keyed message whose entry a rerun drops; it comes back by restore.
+delete from perdure_inbox
+where run = (select number from perdure_runs where id = :id) and key is not null and taken_seq = :seq;
 
--- name: restore_keyed(id, epoch, seq)
-update perdure_inbox set taken_seq = null
-where run = (select number from perdure_runs where id = :id and epoch = :epoch) and taken_seq > :seq;
+-- name: restore(id, place, topic, key, data, sent_at)
+-- A rerun gives back the messages that the dropped part of the history had taken. Their order is that of their
+-- ids, and they come before all others: `place` counts from the last of them, 1, to the first.
+insert into perdure_inbox (id, run, topic, key, data, sent_at)
+select (select coalesce(min(i.id), 0) from perdure_inbox i where i.id < 0) - :place, number, :topic, :key, :data,
+  :sent_at
+from perdure_runs where id = :id;
+
+-- name: drop_control(id, topic)
+-- An old request to end or to pause does not hold for a run that an operator lets go on.
+delete from perdure_inbox
+where run = (select number from perdure_runs where id = :id) and topic = :topic and taken_seq is null;
+
+-- name: recall(id)
+-- A child that runs again has not ended yet for a parent that has not looked.
+delete from perdure_inbox
+where run = (select parent from perdure_runs where id = :id) and taken_seq is null
+  and sender = (select number from perdure_runs where id = :id);
+
+-- name: tell_end(id, child, topic, now)
+-- A run that is forked or run again is told of a child that ended before, unless it has this in its inbox.
+insert into perdure_inbox (run, topic, sender, sent_at)
+select r.number, :topic, c.number, :now
+from perdure_runs r join perdure_runs c on c.id = :child
+where r.id = :id and c.status in ('completed', 'failed', 'cancelled')
+  and not exists (
+    select 1 from perdure_inbox i where i.run = r.number and i.topic = :topic and i.taken_seq is null
+  );
 
 -- name: register_worker(tag, id, host, place, pid, workflows, now, lease_until)
 -- No row back: the id is in use.
@@ -231,7 +277,9 @@ select data from perdure_blobs where hash = :hash;
 select tag from perdure_tags where run = :run order by tag;
 
 -- name: taken_keyed(run, seq)
-select topic, data from perdure_inbox where run = :run and taken_seq > :seq;
+-- Keyed messages stay after they were taken.
+select taken_seq, topic, key, data, sent_at from perdure_inbox
+where run = :run and key is not null and taken_seq > :seq;
 
 -- name: workers()
 select number, id, host, place, pid, workflows, state, started_at, heartbeat_at, lease_until,

@@ -1,0 +1,263 @@
+"""What a rerun or a fork writes: the part of a run's history that is kept, and what must be told again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from perdure import ids
+from perdure.engine.history import CHILD_ENDS, base_time, cut_before, cut_before_end, present, thawed
+from perdure.engine.request import child_topic
+from perdure.engine.waits import CANCEL, PAUSE
+from perdure.errors import IllegalMove, RunNotFound
+from perdure.model.entry import RESTARTS, Entry, Kind
+from perdure.model.run import RunRow
+from perdure.model.status import Status
+from perdure.store.load import resolve
+from perdure.store.operation import Line, Operation
+from perdure.store.sqlite import SqliteStore
+
+DROPPED = json.dumps("its parent is run again from before its start")
+_CHILD_OUTCOMES = frozenset({Kind.CHILD_COMPLETED, Kind.CHILD_FAILED})
+_REPEAT = re.compile(r"#\d+$")
+
+
+def guarded(guards: list[Line], lines: Iterable[Line], *, changed: Iterable[int] = ()) -> Operation:
+    """
+    An operation that does nothing, and returns a row "stale", when one of its guards says so.
+
+    The guards run in the same transaction, after everything else that commits with it.
+    """
+    then = list(lines)
+    return Operation(guards, changed=changed, makes_due=True, body=lambda _transaction: then)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """
+    A run and its journal, read together.
+
+    Attributes:
+        journal: As stored: large payloads are their blobs' names.
+        history: What its present generation replays.
+    """
+
+    row: RunRow
+    journal: list[Entry]
+    history: list[Entry]
+
+    def cut(self, before: str | None) -> int:
+        """
+        The seq of the last entry to keep; see `Steering.fork` for `before`.
+
+        Raises:
+            StepNotFound: Nothing was delivered under this key.
+        """
+        if before is None:
+            return cut_before_end(self.history, completed=self.row.status == Status.COMPLETED)
+        return cut_before(self.row.id, self.history, before)
+
+
+async def snapshot(store: SqliteStore, run_id: str) -> Snapshot:
+    """
+    Read a run and its journal as they were at one moment.
+
+    Raises:
+        RunNotFound: There is no such run.
+    """
+    row = await _row(store, run_id)
+    while row is not None:
+        journal = [Entry(*columns) for columns in await store.rows("history", row.number)]
+        now = await _row(store, run_id)
+        if now == row:
+            return Snapshot(row, journal, present(journal))
+        row = now
+    raise RunNotFound(run_id)
+
+
+async def rerun_of(store: SqliteStore, source: Snapshot, before: str | None, now: int) -> Operation:
+    """
+    The operation that makes a run that nobody owns a new generation of itself.
+
+    Raises:
+        StepNotFound: Nothing was delivered under this key.
+        IllegalMove: The cut leaves a child whose id belongs to another run.
+    """
+    row, history = source.row, source.history
+    # What continue_as_new has forgotten was never a part of this history.
+    first = max((entry.seq for entry in source.journal if entry.kind == Kind.CONTINUED), default=0)
+    keep = max(first, source.cut(before))
+    mark = {
+        "keep": keep,
+        "generation": row.generation + 1,
+        "previous": {"status": row.status, "output": row.output, "error": row.error},
+    }
+    lines: list[Line] = [
+        ("rerun", (row.id, row.epoch, now)),
+        ("drop_control", (row.id, CANCEL)),
+        ("drop_control", (row.id, PAUSE)),
+        ("recall", (row.id,)),
+        ("note", (row.id, row.epoch + 1, Kind.RERUN.value, json.dumps(mark), now)),
+    ]
+    lines += await _signals_back(store, row, [entry for entry in history if entry.seq > keep])
+    lines += await _children_again(store, row, history, keep, now)
+    guard = ("guard", (row.id, row.epoch, row.status))
+    return guarded([guard], lines, changed=(row.number,))
+
+
+async def _signals_back(store: SqliteStore, row: RunRow, dropped: list[Entry]) -> list[Line]:
+    """Signals that the dropped entries had received are in the inbox again, in their order and before all others."""
+    received = [entry for entry in dropped if entry.kind == Kind.SIGNAL_RECEIVED]
+    if not received:
+        return []
+    keyed = {seq: message for seq, *message in await store.rows("taken_keyed", row.number, received[0].seq - 1)}
+    lines: list[Line] = []
+    for place, entry in enumerate(reversed(received), 1):
+        unkeyed = [f"signal:{name_in(entry.key)}", None, entry.data, entry.at]
+        if entry.seq in keyed:
+            lines.append(("drop_taken", (row.id, entry.seq)))
+        lines.append(("restore", (row.id, place, *keyed.get(entry.seq, unkeyed))))
+    return lines
+
+
+async def _children_again(store: SqliteStore, row: RunRow, history: list[Entry], keep: int, now: int) -> list[Line]:
+    """
+    What becomes of the children of a run that is run again.
+
+    One whose start is kept, but not its end, is told of again, if it has ended. One whose start is dropped is
+    asked to end, unless it is detached or has an id of its own, under which the parent may find it again.
+    """
+    lines: list[Line] = []
+    told = {entry.key for entry in history if entry.seq <= keep and entry.kind in CHILD_ENDS}
+    for entry in history:
+        if entry.kind != Kind.CHILD_STARTED or (entry.seq <= keep and entry.key in told):
+            continue
+        child_id = await _child_id(store, entry)
+        child = await _row(store, child_id)
+        ours = child is not None and child.parent == row.number
+        if entry.seq <= keep:
+            if not ours:
+                raise IllegalMove(row.id, row.status, f"be run again from there (its child {child_id!r} is not its)")
+            lines.append(("tell_end", (row.id, child_id, child_topic(child_id), now)))
+        elif ours and child is not None and not child.finished and not child.detached:
+            made_up = {ids.child_run_id(row.id, number, entry.key) for number in range(1, row.generation + 1)}
+            if child_id in made_up:
+                lines.append(("send", (child_id, CANCEL, None, DROPPED, now)))
+                lines.append(("cancel", (child_id, now)))
+    return lines
+
+
+async def fork_of(store: SqliteStore, source: Snapshot, before: str | None, fork_id: str, now: int) -> Operation:
+    """
+    The operation that inserts a fork, with its history and the children that it needs.
+
+    Raises:
+        StepNotFound: Nothing was delivered under this key.
+        IllegalMove: The cut leaves a child whose id belongs to another run.
+    """
+    row = source.row
+    keep = source.cut(before)
+    kept = thawed(source.history, keep, now)
+    base = base_time(source.journal, row.started_at or now) if kept else now
+    whole = len(kept) == len(source.history)
+    mark = {"from": row.id, "seq": keep, "base": base, "whole": whole}
+    deadline = None if row.deadline_at is None else now + row.deadline_at - row.created_at
+    fork = _Fork(store, source, fork_id, now)
+    done = whole and row.status == Status.COMPLETED
+    until = now if whole else max((entry.at for entry in kept), default=0)
+    fork.lines.append((
+        "start",
+        (fork_id, row.workflow, Status.QUEUED.value, None, 0, now, row.input, row.seed, now, None, deadline,
+         f"{row.id}@{keep}"),
+    ))  # fmt: skip
+    fork.refer(fork_id, row.input)
+    await fork.tag(fork_id, row.number)
+    ended = {entry.key for entry in kept if entry.kind in CHILD_ENDS}
+    for entry in kept:
+        if entry.kind in RESTARTS:
+            passed = json.dumps({"from": row.id, "seq": entry.seq, "base": base})
+            fork.copy(entry._replace(kind=Kind.FORKED, data=passed))
+        elif entry.kind == Kind.CHILD_STARTED and entry.key not in ended:
+            fork.copy(await fork.child(entry, until, done=done))
+        else:
+            fork.copy(entry)
+    fork.copy(Entry(0, Kind.FORKED, "", max(now, until), json.dumps(mark)))
+    return guarded(fork.guards, fork.lines)
+
+
+class _Fork:
+    """Collects what a fork inserts."""
+
+    def __init__(self, store: SqliteStore, source: Snapshot, fork_id: str, now: int) -> None:
+        self.guards: list[Line] = [("guard_there", (source.row.number,)), ("guard_vacant", (fork_id,))]
+        self.lines: list[Line] = []
+        self._store = store
+        self._source = source
+        self._id = fork_id
+        self._now = now
+        self._seq = 0
+
+    def copy(self, entry: Entry) -> None:
+        """The fork's next entry."""
+        self._seq += 1
+        self.lines.append(("copy_entry", (self._id, self._seq, str(entry.kind), *entry[2:])))
+        self.refer(self._id, entry.data)
+
+    def refer(self, run_id: str, data: str | None) -> None:
+        """If this payload is a blob, it stays as long as this run."""
+        if data is not None and data.startswith("@"):
+            self.lines.append(("add_blob_ref", (run_id, data[1:])))
+
+    async def tag(self, run_id: str, number: int) -> None:
+        """The run has the tags of the one that it stands for."""
+        self.lines += [("add_tag", (run_id, tag)) for (tag,) in await self._store.rows("tags_of", number)]
+
+    async def child(self, entry: Entry, until: int, *, done: bool) -> Entry:
+        """
+        The entry of a child that the kept history does not see the end of.
+
+        A child belongs to the run that started it, so the fork gets one of its own, which begins anew. Only a
+        child that nobody waited for is not done again, if it had ended by the time of the cut.
+
+        Args:
+            until: Time of the cut.
+            done: The fork will only complete again, as the other run did.
+        """
+        row, history = self._source.row, self._source.history
+        child_id = await _child_id(self._store, entry)
+        child = await _row(self._store, child_id)
+        if child is None or child.parent != row.number:
+            raise IllegalMove(row.id, row.status, f"be forked there (its child {child_id!r} is not its)")
+        awaited = any(end.key == entry.key and end.kind in _CHILD_OUTCOMES for end in history)
+        ended = child.finished_at is not None and child.finished_at <= until
+        if not awaited and (ended or done):
+            self.lines.append(("tell_end", (self._id, child_id, child_topic(child_id), self._now)))
+            return entry
+        own = ids.child_run_id(self._id, 1, entry.key)
+        deadline = None if child.deadline_at is None else self._now + child.deadline_at - child.created_at
+        self.guards.append(("guard_vacant", (own,)))
+        seed = ids.child_seed(row.seed, own)
+        self.lines.append((
+            "fork_child", (own, child.workflow, child.input, seed, self._now, deadline, child.detached, self._id),
+        ))  # fmt: skip
+        self.refer(own, child.input)
+        await self.tag(own, child.number)
+        return entry._replace(data=json.dumps({"id": own, "workflow": child.workflow}))
+
+
+def name_in(key: str) -> str:
+    """The name that an operation was asked for by, from its key."""
+    return _REPEAT.sub("", key.rpartition("/")[2])
+
+
+async def _child_id(store: SqliteStore, started: Entry) -> str:
+    fields: dict[str, Any] = json.loads(await resolve(store, started.data or "{}"))
+    return str(fields["id"])
+
+
+async def _row(store: SqliteStore, run_id: str) -> RunRow | None:
+    rows = await store.rows("run_by_id", run_id)
+    return RunRow(*rows[0]) if rows else None

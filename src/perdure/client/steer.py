@@ -1,0 +1,204 @@
+"""What operators do to runs: pause, resume, fork and rerun them."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from typing import Any
+
+from perdure import ids
+from perdure.client.handle import RunHandle
+from perdure.client.restart import fork_of, guarded, rerun_of, snapshot
+from perdure.clock import Clock
+from perdure.codec.payload import Payloads
+from perdure.engine.definition import Registry
+from perdure.engine.waits import PAUSE
+from perdure.errors import IllegalMove, RunFinished, StartConflict, StoreBusy
+from perdure.model.entry import Kind
+from perdure.model.run import RunRow
+from perdure.model.status import TERMINAL, Status
+from perdure.store.operation import Line, Operation, Row
+from perdure.store.sqlite import SqliteStore
+
+TRIES = 50
+"""How often an operation is prepared again because the run has changed meanwhile."""
+
+
+class Steering(ABC):
+    """
+    The part of the client that changes the course of runs.
+
+    Everything here is durable when it returns. It is decided on what the run was when the operation commits:
+    of two operators at once, the second finds what the first has done.
+    """
+
+    store: SqliteStore
+    payloads: Payloads
+    _clock: Clock
+    _registry: Registry
+
+    @abstractmethod
+    async def row(self, run_id: str) -> RunRow:
+        """A run as it is stored."""
+
+    @abstractmethod
+    def handle(self, run_id: str, workflow: str | None = None) -> RunHandle[Any]:
+        """A handle on a run."""
+
+    async def pause(self, run_id: str, reason: str = "") -> None:
+        """
+        Put a run aside until somebody resumes it. A paused run stays as it is.
+
+        A run that waits or is queued is paused when this returns. One that a worker drives is asked to: bodies
+        of steps that run may end and are recorded, nothing new begins, and then it is paused. Messages that
+        come meanwhile are kept. Timers and deadlines go on; they count when the run is resumed.
+
+        Args:
+            reason: Shown to whoever looks at the run.
+
+        Raises:
+            RunNotFound: There is no such run.
+            RunFinished: It has ended.
+            IllegalMove: It is cancelling or compensating.
+        """
+        for _ in range(TRIES):
+            row = await self.row(run_id)
+            if row.finished:
+                raise RunFinished(run_id, row.status)
+            if row.status == Status.PAUSED:
+                return
+            if row.status not in _PAUSABLE:
+                raise IllegalMove(run_id, row.status, "be paused")
+            if await self._apply(self._pause(row, reason)):
+                return
+        raise _changing(run_id)
+
+    def _pause(self, row: RunRow, reason: str) -> Operation:
+        now = self._clock.now()
+        if row.owner is not None:
+            message = self.payloads.seal(json.dumps(reason), "A reason")
+            return Operation([("ask_pause", (row.id, message, now))], changed=(row.number,))
+        text = json.dumps({"code": "operator", "message": reason, "at": now, "seq": None})
+        note = self.payloads.seal(text, "A reason")
+        lines: list[Line] = [
+            ("pause_idle", (row.id, row.epoch, text)),
+            ("note", (row.id, row.epoch + 1, Kind.PAUSED.value, note, now)),
+        ]
+        return guarded([_unchanged(row)], lines, changed=(row.number,))
+
+    async def resume(self, run_id: str, *, skip: bool = False) -> None:
+        """
+        Let a paused run go on; it is due when this returns.
+
+        Args:
+            skip: Leave out the journal entry that the run's code diverged from.
+
+        Raises:
+            RunNotFound: There is no such run.
+            IllegalMove: It is not paused; or `skip` was asked for and it did not diverge.
+        """
+        for _ in range(TRIES):
+            row = await self.row(run_id)
+            if row.status != Status.PAUSED:
+                raise IllegalMove(run_id, row.status, "be resumed")
+            seq = json.loads(row.reason or "{}").get("seq")
+            if skip and not seq:
+                raise IllegalMove(run_id, row.status, "skip an entry that it did not diverge from")
+            now = self._clock.now()
+            lines: list[Line] = [
+                ("resume", (run_id, row.epoch, now)),
+                ("drop_control", (run_id, PAUSE)),
+                ("note", (run_id, row.epoch + 1, Kind.RESUMED.value, "{}", now)),
+            ]
+            if skip:
+                skipped = json.dumps({"seq": seq})
+                lines.append(("note", (run_id, row.epoch + 1, Kind.SKIPPED.value, skipped, now)))
+            if await self._apply(guarded([_unchanged(row)], lines, changed=(row.number,))):
+                return
+        raise _changing(run_id)
+
+    async def fork(
+        self,
+        run_id: str,
+        *,
+        before: str | None = None,
+        id: str | None = None,
+    ) -> RunHandle[Any]:
+        """
+        Start a new run that has already done what another run did up to some step.
+
+        Workflow, input and seed are the same; the journal begins with the other's. The other run, which may
+        be running, does not change. Children that had not ended at that place are started anew, as children
+        of the fork. Signals that were received behind that place are not sent to the fork.
+
+        Args:
+            before: Key of the step, timer, signal or child to do again, with everything that was delivered
+                after it; "" to begin at the beginning; None to keep all of it, except a cancellation or
+                deadline that has ended the other run.
+            id: The fork's id; made up when left out.
+
+        Raises:
+            RunNotFound: There is no such run.
+            StepNotFound: Nothing was delivered under this key.
+            StartConflict: The id belongs to a run that is not this fork.
+        """
+        now = self._clock.now()
+        fork_id = ids.run_id(now) if id is None else ids.check_id("run id", id)
+        source = await snapshot(self.store, run_id)
+        operation = await fork_of(self.store, source, before, fork_id, now)
+        if not await self._apply(operation):
+            await self._check_fork(run_id, fork_id, f"{run_id}@{source.cut(before)}")
+        known = source.row.workflow in self._registry.names()
+        return self.handle(fork_id, source.row.workflow if known else None)
+
+    async def _check_fork(self, run_id: str, fork_id: str, origin: str) -> None:
+        """The same fork once more is the same run; another run under its id is a mistake."""
+        await self.row(run_id)
+        rows = await self.store.rows("run_by_id", fork_id)
+        if not rows:
+            problem = "the id that a child of this fork would have"
+            raise StartConflict(fork_id, problem)
+        if RunRow(*rows[0]).forked_from != origin:
+            problem = "another origin"
+            raise StartConflict(fork_id, problem)
+
+    async def rerun(self, run_id: str, *, before: str | None = "") -> None:
+        """
+        Do a run again in place, from one of its steps: the same run in a new generation, due at once.
+
+        The journal keeps everything and says what was dropped. Signals that the dropped part had received
+        are in the inbox again.
+
+        Args:
+            before: As for `fork`: a key, "" for the beginning (the default), None to keep everything.
+
+        Raises:
+            RunNotFound: There is no such run.
+            StepNotFound: Nothing was delivered under this key.
+            IllegalMove: It is neither paused nor has it ended.
+        """
+        for _ in range(TRIES):
+            source = await snapshot(self.store, run_id)
+            row = source.row
+            if row.owner is not None or row.status not in _RERUNNABLE:
+                raise IllegalMove(run_id, row.status, "be run again")
+            if await self._apply(await rerun_of(self.store, source, before, self._clock.now())):
+                return
+        raise _changing(run_id)
+
+    async def _apply(self, operation: Operation) -> bool:
+        """Commit it; whether it was done, as the run was still what it had been."""
+        rows: list[Row] = await self.store.apply(operation)
+        return bool(rows) and rows[0][0] != "stale"
+
+
+_PAUSABLE = frozenset({Status.QUEUED, Status.RUNNING, Status.WAITING})
+_RERUNNABLE = TERMINAL | {Status.PAUSED}
+
+
+def _unchanged(row: RunRow) -> Line:
+    return ("guard", (row.id, row.epoch, row.status))
+
+
+def _changing(run_id: str) -> StoreBusy:
+    return StoreBusy(f"Run {run_id!r} changed each time when it was to be steered; try again.")

@@ -1,0 +1,125 @@
+"""
+Every error that perdure raises, and its stable code.
+
+    PerdureError                     code, fields as attributes, a message that says what to do
+    ├─ UsageError                    raised where something is defined or called
+    │  ├─ DuplicateName  UnknownWorkflow  InvalidName  InvalidOption  InvalidInput
+    │  ├─ NotSerializable  PayloadTooLarge  HistoryTooLong
+    │  └─ NotInWorkflow  BlockingCall  Stalled
+    ├─ StateError                    what is stored forbids it
+    │  └─ RunNotFound  RunFinished  StartConflict  IllegalMove  StepNotFound  Divergence  Overloaded
+    ├─ RunError                      what a waiter or a workflow sees
+    │  ├─ RunFailed  RunCancelled  RunTimedOut  ChildFailed  TooFewSucceeded
+    │  └─ StepTimedOut  StepInterrupted  ReceiveTimedOut  RecordedError
+    └─ StoreError                    the database (retryable says whether trying again can help)
+       └─ StoreUnavailable  StoreBusy  StoreFull  StoreReadOnly  StoreCorrupt  StoreClosed
+          SchemaTooNew  SchemaMissing  OperationRefused
+
+    Terminal, RetryAfter             raised by users, inside steps
+    EngineSignal (BaseException)     control flow of the engine: LeaseLost, ContinueAsNew; never stored
+"""
+
+from perdure.errors.base import PerdureError
+from perdure.errors.run import (
+    ChildFailed,
+    ReceiveTimedOut,
+    RecordedError,
+    RunCancelled,
+    RunError,
+    RunFailed,
+    RunTimedOut,
+    StepInterrupted,
+    StepTimedOut,
+    TooFewSucceeded,
+)
+from perdure.errors.signal import ContinueAsNew, EngineSignal, LeaseLost
+from perdure.errors.state import (
+    Divergence,
+    IllegalMove,
+    Overloaded,
+    RunFinished,
+    RunNotFound,
+    StartConflict,
+    StateError,
+    StepNotFound,
+)
+from perdure.errors.store import (
+    OperationRefused,
+    SchemaMissing,
+    SchemaTooNew,
+    StoreBusy,
+    StoreClosed,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnavailable,
+)
+from perdure.errors.usage import (
+    BlockingCall,
+    DuplicateName,
+    HistoryTooLong,
+    InvalidInput,
+    InvalidName,
+    InvalidOption,
+    NotInWorkflow,
+    NotSerializable,
+    PayloadTooLarge,
+    Stalled,
+    UnknownWorkflow,
+    UsageError,
+)
+from perdure.errors.user import RetryAfter, Terminal
+
+__all__ = [
+    "BlockingCall",
+    "ChildFailed",
+    "ContinueAsNew",
+    "Divergence",
+    "DuplicateName",
+    "EngineSignal",
+    "HistoryTooLong",
+    "IllegalMove",
+    "InvalidInput",
+    "InvalidName",
+    "InvalidOption",
+    "LeaseLost",
+    "NotInWorkflow",
+    "NotSerializable",
+    "OperationRefused",
+    "Overloaded",
+    "PayloadTooLarge",
+    "PerdureError",
+    "ReceiveTimedOut",
+    "RecordedError",
+    "RetryAfter",
+    "RunCancelled",
+    "RunError",
+    "RunFailed",
+    "RunFinished",
+    "RunNotFound",
+    "RunTimedOut",
+    "SchemaMissing",
+    "SchemaTooNew",
+    "Stalled",
+    "StartConflict",
+    "StateError",
+    "StepInterrupted",
+    "StepNotFound",
+    "StepTimedOut",
+    "StoreBusy",
+    "StoreClosed",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreFull",
+    "StoreReadOnly",
+    "StoreUnavailable",
+    "Terminal",
+    "TooFewSucceeded",
+    "UnknownWorkflow",
+    "UsageError",
+]
+
+for _name in __all__:
+    # One public home, also for the names under which errors are stored.
+    globals()[_name].__module__ = __name__

@@ -1,0 +1,19 @@
+"""The engine's own control flow, which is never stored."""
+
+from __future__ import annotations
+
+
+class EngineSignal(BaseException):
+    """Control flow of the engine, which ``except Exception`` in a workflow cannot eat."""
+
+
+class LeaseLost(EngineSignal):
+    """Another worker owns the run now; what this one still holds of it is void (I1)."""
+
+
+class ContinueAsNew(EngineSignal):
+    """The run goes on with an empty history and this input."""
+
+    def __init__(self, payload: str) -> None:
+        super().__init__(payload)
+        self.payload = payload

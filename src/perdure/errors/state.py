@@ -1,0 +1,130 @@
+"""What is stored forbids it."""
+
+from __future__ import annotations
+
+from perdure.errors.base import PerdureError
+
+
+class StateError(PerdureError):
+    """What is stored forbids it."""
+
+    code = "state_error"
+    http_status = 409
+    exit_code = 3
+
+
+class RunNotFound(StateError):
+    """No run has this id."""
+
+    code = "run_not_found"
+    http_status = 404
+    exit_code = 4
+    run_id: str
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"There is no run with the id {run_id!r}. `perdure run list` shows those there are.", run_id=run_id
+        )
+
+
+class RunFinished(StateError):
+    """The run has ended; nothing can be sent to it or asked of it any more."""
+
+    code = "run_finished"
+    run_id: str
+    status: str
+
+    def __init__(self, run_id: str, status: str) -> None:
+        super().__init__(
+            f"Run {run_id!r} is {status} already. Rerun or fork it to go on from one of its steps.",
+            run_id=run_id,
+            status=status,
+        )
+
+
+class StartConflict(StateError):
+    """A run with this id exists, and it is another one: other workflow or other input."""
+
+    code = "start_conflict"
+    run_id: str
+    problem: str
+
+    def __init__(self, run_id: str, problem: str) -> None:
+        super().__init__(
+            f"A run with the id {run_id!r} exists, with {problem}. The same id means the same run; choose another id.",
+            run_id=run_id,
+            problem=problem,
+        )
+
+
+class IllegalMove(StateError):
+    """The run's status does not allow this."""
+
+    code = "illegal_move"
+    run_id: str
+    status: str
+    wanted: str
+
+    def __init__(self, run_id: str, status: str, wanted: str) -> None:
+        super().__init__(
+            f"Run {run_id!r} is {status}; it cannot {wanted} now.", run_id=run_id, status=status, wanted=wanted
+        )
+
+
+class StepNotFound(StateError):
+    """The run's journal has no outcome under this key."""
+
+    code = "step_not_found"
+    http_status = 404
+    exit_code = 4
+    run_id: str
+    key: str
+
+    def __init__(self, run_id: str, key: str) -> None:
+        super().__init__(
+            f"The journal of run {run_id!r} has no step with the key {key!r}. `perdure run show` lists the keys.",
+            run_id=run_id,
+            key=key,
+        )
+
+
+class Divergence(StateError):
+    """
+    The workflow's code no longer does what its journal says it did (I12).
+
+    Attributes:
+        seq: Position in the journal of the entry that does not fit; 0 when the journal is at its end.
+        recorded: What the journal holds there.
+        requested: What the code asks for instead.
+    """
+
+    code = "divergence"
+    run_id: str
+    seq: int
+    recorded: str
+    requested: list[str]
+
+    def __init__(self, run_id: str, seq: int, recorded: str, requested: list[str]) -> None:
+        wanted = "\n".join(f"    + {item}" for item in requested) or "    + nothing"
+        super().__init__(
+            f"Run {run_id!r} and its workflow's code disagree at journal entry {seq}.\n"
+            f"    - {recorded}\n{wanted}\n"
+            "(- recorded, + asked for by the code now). Restore the old behaviour, guard the change with "
+            "ctx.patched(…), or fork or rerun the run from an earlier step; then resume it.",
+            run_id=run_id,
+            seq=seq,
+            recorded=recorded,
+            requested=requested,
+        )
+
+
+class Overloaded(StateError):
+    """A bounded queue is full; nothing was stored."""
+
+    code = "overloaded"
+    http_status = 503
+    what: str
+    limit: int
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(f"{what} is full ({limit:,}). Slow down and try again.", what=what, limit=limit)

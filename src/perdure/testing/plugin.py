@@ -1,1 +1,0 @@
-"""The pytest plugin: fixtures are filled in lazily, so that loading it costs nothing."""
