@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perdure import ids
-from perdure.engine.history import CHILD_ENDS, base_time, cut_before, cut_before_end, present, thawed
+from perdure.engine.history import CHILD_ENDS, base_time, cut_before, cut_before_end, key_prefix, present, thawed
 from perdure.engine.request import child_topic
 from perdure.engine.waits import CANCEL, PAUSE
 from perdure.errors import IllegalMove, RunNotFound

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Generic, Protocol, TypedDict, TypeVar
 
 from perdure.engine.definition import Workflow
 from perdure.engine.machine import Machine

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, NoReturn, ParamSpec, TypeVar, Unpack, overload
 
 from perdure import ids
 from perdure.clock import SECOND, from_datetime, micros, to_datetime
@@ -294,24 +294,24 @@ class Context:
         key = machine.key(definition.name)
         run = machine.run
         child_id = ids.child_run_id(run.id, run.generation, key) if id is None else ids.check_id("run id", id)
+        limit = timeout if timeout is not None else definition.settings.timeout
+        # Made before the start is noted, on replay too: input that is refused must leave no entry.
+        start = ChildStart(
+            key,
+            child_id,
+            definition.name,
+            machine.payloads.seal(definition.call.encode(args, {}), f"The input of {definition.name}"),
+            None if limit is None else machine.now() + micros(limit, "timeout"),
+            detached,
+            tuple(ids.check_id("tag", tag) for tag in tags),
+            id is not None,
+        )
         data = json.dumps({"id": child_id, "workflow": definition.name})
         recorded = machine.note(Kind.CHILD_STARTED, key, data)
-        if recorded is not None:
-            child_id = json.loads(recorded.data or data)["id"]
+        if recorded is None:
+            machine.children.append(start)
         else:
-            limit = timeout if timeout is not None else definition.settings.timeout
-            machine.children.append(
-                ChildStart(
-                    key,
-                    child_id,
-                    definition.name,
-                    machine.payloads.seal(definition.call.encode(args, {}), f"The input of {definition.name}"),
-                    None if limit is None else machine.now() + micros(limit, "timeout"),
-                    detached,
-                    tuple(ids.check_id("tag", tag) for tag in tags),
-                    id is not None,
-                )
-            )
+            child_id = json.loads(recorded.data or data)["id"]
         return Child(machine, key, child_id, definition)
 
     # ------------------------------------------------------------------------------------ telling
@@ -464,7 +464,7 @@ class Context:
         self._machine.check()
         return self._machine.patched(ids.check_name("patch", patch))
 
-    def continue_as_new(self, *args: Any) -> None:
+    def continue_as_new(self, *args: Any) -> NoReturn:
         """
         End here and begin the run again with this input and an empty history. Does not return.
 

@@ -17,7 +17,7 @@ from perdure.codec.failure import decode_error, encode_error
 from perdure.engine.attempt import Attempt
 from perdure.engine.definition import Workflow
 from perdure.engine.ending import Ending, beginning, cancelled, ending_of
-from perdure.engine.history import base_time, present
+from perdure.engine.history import base_time, key_prefix, present
 from perdure.engine.host import Host
 from perdure.engine.machine import EVICTED, ChildStart, Machine, child_failure
 from perdure.engine.request import ChildRequest, ReceiveRequest, Request, StepRequest, TimerRequest, child_topic
@@ -68,7 +68,8 @@ class Driver:
         self.workflow = workflow
         self.state = "driving"
         next_seq = journal[-1].seq + 1 if journal else 1
-        self.machine = Machine(run, host.payloads, present(journal), next_seq, base_time(journal, run.started_at))
+        base = base_time(journal, run.started_at)
+        self.machine = Machine(run, host.payloads, present(journal), next_seq, base, key_prefix(journal))
         self._writer = Writer(host, run, self.machine, self.lose)
         self._waits = Waits()
         self._steps = Steps(host, self.machine, self._waits, self._now, self.attempt_ended)

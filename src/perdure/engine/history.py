@@ -52,6 +52,20 @@ def base_time(journal: Sequence[Entry], started_at: int) -> int:
     return started_at
 
 
+def key_prefix(journal: Sequence[Entry]) -> str:
+    """
+    What all keys of the present history begin with: nothing, or where the last continue_as_new was.
+
+    Without it, the second history would ask for the children, UUIDs and idempotency keys of the first one.
+    """
+    for entry in reversed(journal):
+        if entry.kind == Kind.CONTINUED:
+            return f"~from{entry.seq}/"
+        if entry.kind == Kind.FORKED:
+            return str(_fields(entry).get("prefix", ""))
+    return ""
+
+
 def cut_before(run_id: str, history: Sequence[Entry], key: str) -> int:
     """
     Where to cut a history so that an operation is done again.

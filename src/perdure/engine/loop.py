@@ -118,16 +118,17 @@ class PrivateLoop(asyncio.AbstractEventLoop):
 
     Args:
         salt: Where hashes begin: the run's seed, so that tasks of different runs do not collide.
+        prefix: What all keys of the run begin with.
 
     Attributes:
         tasks: How many were made so far.
     """
 
-    def __init__(self, timers: Timers, salt: int) -> None:
+    def __init__(self, timers: Timers, salt: int, prefix: str = "") -> None:
         self._ready: deque[asyncio.Handle] = deque()
         self._timers = timers
         self._order = salt * _SPREAD & 0xFFFFFFFFFFFF
-        self._root = Branch("")
+        self._root = Branch(prefix)
         self._closed = False
         self.tasks = 0
 

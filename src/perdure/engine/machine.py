@@ -76,6 +76,7 @@ class Machine:
         history: The present history, blobs resolved.
         next_seq: Where the journal goes on.
         now: The run's time before anything was delivered.
+        prefix: What all keys of this history begin with.
 
     Attributes:
         wanted: Requests that are not settled, by key, in the order they were made.
@@ -87,10 +88,12 @@ class Machine:
         divergence: Set when code and history disagree; the run must be paused (I12).
     """
 
-    def __init__(self, run: Claimed, payloads: Payloads, history: list[Entry], next_seq: int, now: int) -> None:
+    def __init__(  # noqa: PLR0917 - what a run is made of
+        self, run: Claimed, payloads: Payloads, history: list[Entry], next_seq: int, now: int, prefix: str = ""
+    ) -> None:
         self.run = run
         self.payloads = payloads
-        self.loop = PrivateLoop(self, run.seed)  # type: ignore[abstract]  # what is missing there is refused, dynamically
+        self.loop = PrivateLoop(self, run.seed, prefix)  # type: ignore[abstract]  # what is missing there is refused, dynamically
         self.wanted: dict[str, Request] = {}
         self.fresh: list[Request] = []
         self.given_up: list[Request] = []

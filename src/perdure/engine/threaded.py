@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
 from perdure.engine.context import Context
@@ -204,7 +204,7 @@ class SyncContext:
         finally:
             self._ask(_call(manager.__exit__, None, None, None))
 
-    def continue_as_new(self, *args: Any) -> None:
+    def continue_as_new(self, *args: Any) -> NoReturn:
         """See `Context.continue_as_new`."""
         self._ask(_call(self._ctx.continue_as_new, *args))
 

@@ -33,6 +33,10 @@ class Committer:
     Args:
         inline_only: Never use a thread, so that every run of a simulation is the same.
         most_queued: Operations that may wait; more are refused with `Overloaded`.
+
+    Attributes:
+        under_way: Whether the writer thread is committing, so that the connection is not ours.
+        commits: Transactions made so far.
     """
 
     def __init__(self, runner: BatchRunner, changes: Changes, *, most_queued: int, inline_only: bool = False) -> None:
@@ -42,7 +46,7 @@ class Committer:
         self._inline_only = inline_only
         self._queue: deque[tuple[Operation, Done]] = deque()
         self._busy = False
-        self._under_way = False
+        self.under_way = False
         self._closed = False
         self._expected = 0.0
         self._thread: ThreadPoolExecutor | None = None
@@ -74,7 +78,7 @@ class Committer:
 
     def flush(self) -> None:
         """Commit what is queued now, if commits are made on this thread: the caller knows that a crowd is complete."""
-        if self._queue and not self._under_way:
+        if self._queue and not self.under_way:
             self._flush()
 
     @property
@@ -93,7 +97,7 @@ class Committer:
 
     def _flush(self) -> None:
         queue = self._queue
-        if self._under_way or not queue:
+        if self.under_way or not queue:
             return
         batch = [queue.popleft() for _ in range(min(len(queue), MOST_PER_COMMIT))]
         operations = [operation for operation, _ in batch]
@@ -115,14 +119,14 @@ class Committer:
             problem = StoreBusy("Another connection holds the database.")
             self._answer(batch, [([], problem) for _ in batch])
             return
-        self._under_way = True
+        self.under_way = True
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "perdure-writer")
         loop = asyncio.get_running_loop()
         begun = elapsed()
 
         def finished(future: asyncio.Future[list[Outcome]]) -> None:
-            self._under_way = False
+            self.under_way = False
             self._learn(elapsed() - begun)
             problem = future.exception()
             if problem is None:
@@ -159,7 +163,7 @@ class Committer:
         self._changes.committed(changed | mail, ended, mail, due=due)
         if self._queue:
             asyncio.get_running_loop().call_soon(self._flush)
-        elif not self._under_way:
+        elif not self.under_way:
             self._busy = False
             if self._idle:
                 self._idle.set()

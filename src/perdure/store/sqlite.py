@@ -210,7 +210,7 @@ class SqliteStore:
 
     def _poll(self) -> None:
         """Often after something happened, ten times less often when all has been quiet for a while."""
-        if self._committer is not None and self._committer.idle:
+        if self._committer is not None and not self._committer.under_way:
             version = self._version()
             self._quiet += 1
             if version != self._seen:

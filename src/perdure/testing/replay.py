@@ -14,7 +14,7 @@ from perdure.client.export import FORMAT
 from perdure.codec.payload import Payloads
 from perdure.engine.definition import Workflow
 from perdure.engine.ending import beginning, ending_of
-from perdure.engine.history import base_time, present
+from perdure.engine.history import base_time, key_prefix, present
 from perdure.engine.machine import EVICTED, Machine
 from perdure.errors import InvalidInput
 from perdure.model.entry import Entry
@@ -74,7 +74,8 @@ def replay(app: App, history: Exported | str | os.PathLike[str], workflow: Workf
     )  # fmt: skip
     payloads = Payloads(None, app.limits)
     next_seq = journal[-1].seq + 1 if journal else 1
-    machine = Machine(claimed, payloads, present(journal), next_seq, base_time(journal, started_at))
+    base = base_time(journal, started_at)
+    machine = Machine(claimed, payloads, present(journal), next_seq, base, key_prefix(journal))
     try:
         machine.begin(beginning(machine, definition, app.registry, payloads))
         if machine.divergence is not None:

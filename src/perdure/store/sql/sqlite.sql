@@ -133,3 +133,112 @@ returning :tag, 'pruned', number;
 -- name: clear_doomed()
 -- differs: temp table.
 delete from temp.perdure_doomed;
+
+-- name: drop_orphans(tag, most)
+-- differs: Postgres needs a lock against a reference that is being made.
+-- Blobs that came with a message or a child that was refused.
+delete from perdure_blobs where hash in (
+  select b.hash from perdure_blobs b
+  where not exists (select 1 from perdure_blob_refs r where r.hash = b.hash) limit :most
+)
+returning :tag, 'orphan', hash;
+
+-- ----------------------------------------------------------------------------- doctor, see doctor.sql
+
+-- name: ill_reason(most)
+-- differs: json_valid, json_extract.
+select count(*) over (), id from perdure_runs
+where status = 'paused' and (
+  reason is null or case when json_valid(reason) then json_extract(reason, '$.code') is null else 1 end
+)
+order by number limit :most;
+
+-- name: ill_topics(most)
+-- differs: json_valid.
+select count(*) over (), id from perdure_runs
+where status in ('waiting', 'compensating', 'cancelling') and owner is null and waiting_for is not null
+  and case when json_valid(waiting_for) then json_type(waiting_for) <> 'array' else 1 end
+order by number limit :most;
+
+-- name: ill_child_untold(most)
+-- differs: json_each.
+select count(*) over (), w.id || ' waits for ' || substr(t.value, 7)
+from perdure_runs w join json_each(case when json_valid(w.waiting_for) then w.waiting_for end) t
+  join perdure_runs c on c.id = substr(t.value, 7)
+where w.owner is null and w.status in ('waiting', 'cancelling', 'compensating') and t.value glob 'child:*'
+  and c.status in ('completed', 'failed', 'cancelled')
+  and not exists (
+    select 1 from perdure_inbox i where i.run = w.number and i.topic = t.value and i.taken_seq is null
+  )
+order by w.number limit :most;
+
+-- name: ill_child_strange(most)
+-- differs: json_each.
+select count(*) over (), w.id || ' waits for ' || substr(t.value, 7)
+from perdure_runs w join json_each(case when json_valid(w.waiting_for) then w.waiting_for end) t
+  left join perdure_runs c on c.id = substr(t.value, 7)
+where w.owner is null and w.status in ('waiting', 'cancelling', 'compensating') and t.value glob 'child:*'
+  and (c.number is null or c.parent is not w.number)
+  and not exists (
+    select 1 from perdure_inbox i where i.run = w.number and i.topic = t.value and i.taken_seq is null
+  )
+order by w.number limit :most;
+
+-- name: ill_unread(now, most)
+-- differs: json_each, glob.
+select count(*) over (), r.id from perdure_runs r
+where r.owner is null and r.status in ('waiting', 'cancelling', 'compensating')
+  and (r.due_at is null or r.due_at > :now)
+  and exists (
+    select 1 from perdure_inbox i
+    where i.run = r.number and i.taken_seq is null and (
+      i.topic glob 'control:*' or i.topic in (
+        select value from json_each(case when json_valid(r.waiting_for) then r.waiting_for end)
+      )
+    )
+  )
+order by r.number limit :most;
+
+-- name: ill_unknown_workflow(now, most)
+-- differs: json_each.
+-- Due, and no live worker knows the workflow; one row per workflow.
+select sum(count(*)) over (), r.workflow || ' (' || count(*) || ')' from perdure_runs r
+where r.due_at <= :now
+  and exists (select 1 from perdure_workers a where a.state = 'alive' and a.lease_until >= :now)
+  and not exists (
+    select 1 from perdure_workers w, json_each(w.workflows) k
+    where w.state = 'alive' and w.lease_until >= :now and k.value = r.workflow
+  )
+group by r.workflow
+order by r.workflow limit :most;
+
+-- name: ill_overdue(now, since, most)
+-- differs: json_each.
+select count(*) over (), r.id from perdure_runs r
+where r.due_at <= :since
+  and exists (
+    select 1 from perdure_workers w, json_each(w.workflows) k
+    where w.state = 'alive' and w.lease_until >= :now and k.value = r.workflow
+  )
+order by r.due_at, r.number limit :most;
+
+-- name: ill_poison(most)
+-- differs: json_extract.
+select count(*) over (), id from perdure_runs
+where status = 'paused' and json_valid(reason) and json_extract(reason, '$.code') = 'poison'
+order by number limit :most;
+
+-- name: ill_diverged(since, most)
+-- differs: json_extract.
+select count(*) over (), id from perdure_runs
+where status = 'paused' and json_valid(reason) and json_extract(reason, '$.code') = 'divergence'
+  and json_extract(reason, '$.at') <= :since
+order by number limit :most;
+
+-- name: ill_file()
+-- differs: SQLite's own check of the file.
+pragma quick_check(20);
+
+-- name: file_size()
+-- differs: SQLite's pages.
+select page_count * page_size from pragma_page_count(), pragma_page_size();
