@@ -64,6 +64,8 @@ class App:
         limits: Largest payloads, longest histories.
         codec: Compression or encryption of all payloads.
         synchronous: "FULL": a commit survives a power cut. "NORMAL": it survives the process only; faster.
+        migrate: Create or update the database's schema on opening it. Without this, a schema that does not fit
+            is an error.
         clock, changes, inline_only, probe: For tests and simulations.
     """
 
@@ -75,6 +77,7 @@ class App:
         limits: Limits | None = None,
         codec: Codec | None = None,
         synchronous: Synchronous = "FULL",
+        migrate: bool = True,
         clock: Clock | None = None,
         changes: Changes | None = None,
         inline_only: bool = False,
@@ -85,13 +88,14 @@ class App:
         self.worker_options = worker or WorkerOptions()
         self.registry = Registry()
         self._options: dict[str, Any] = {
-            "url": url, "worker": worker, "limits": limits, "codec": codec, "synchronous": synchronous, "clock": clock,
-            "changes": changes, "inline_only": inline_only, "probe": probe,
+            "url": url, "worker": worker, "limits": limits, "codec": codec, "synchronous": synchronous,
+            "migrate": migrate, "clock": clock, "changes": changes, "inline_only": inline_only, "probe": probe,
         }  # fmt: skip
         self._path = sqlite_path(url)
         self._clock = clock or SystemClock()
         self._payloads = Payloads(codec, self.limits)
         self._synchronous: Synchronous = synchronous
+        self._migrate = migrate
         self._changes = changes
         self._inline_only = inline_only
         self._probe = probe
@@ -246,7 +250,7 @@ class App:
             self._path, clock=self._clock, limits=self.limits, synchronous=self._synchronous,
             inline_only=self._inline_only, changes=self._changes, probe=self._probe,
         )  # fmt: skip
-        store.open()
+        store.open(migrating=self._migrate)
         self._client = Client(
             store, clock=self._clock, payloads=self._payloads, registry=self.registry, limits=self.limits
         )

@@ -161,9 +161,10 @@ async def fork_of(store: SqliteStore, source: Snapshot, before: str | None, fork
     row = source.row
     keep = source.cut(before)
     kept = thawed(source.history, keep, now)
-    base = base_time(source.journal, row.started_at or now) if kept else now
+    taken_up = {"from": row.id, "base": now, "prefix": "", "whole": False}
+    if kept:
+        taken_up |= {"base": base_time(source.journal, row.started_at or now), "prefix": key_prefix(source.journal)}
     whole = len(kept) == len(source.history)
-    mark = {"from": row.id, "seq": keep, "base": base, "whole": whole}
     deadline = None if row.deadline_at is None else now + row.deadline_at - row.created_at
     fork = _Fork(store, source, fork_id, now)
     done = whole and row.status == Status.COMPLETED
@@ -178,13 +179,12 @@ async def fork_of(store: SqliteStore, source: Snapshot, before: str | None, fork
     ended = {entry.key for entry in kept if entry.kind in CHILD_ENDS}
     for entry in kept:
         if entry.kind in RESTARTS:
-            passed = json.dumps({"from": row.id, "seq": entry.seq, "base": base})
-            fork.copy(entry._replace(kind=Kind.FORKED, data=passed))
+            fork.copy(entry._replace(kind=Kind.FORKED, data=json.dumps(taken_up | {"seq": entry.seq})))
         elif entry.kind == Kind.CHILD_STARTED and entry.key not in ended:
             fork.copy(await fork.child(entry, until, done=done))
         else:
             fork.copy(entry)
-    fork.copy(Entry(0, Kind.FORKED, "", max(now, until), json.dumps(mark)))
+    fork.copy(Entry(0, Kind.FORKED, "", max(now, until), json.dumps(taken_up | {"seq": keep, "whole": whole})))
     return guarded(fork.guards, fork.lines)
 
 

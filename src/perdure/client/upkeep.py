@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import timedelta
 
-from perdure.clock import Clock
+from perdure.clock import Clock, micros
+from perdure.errors import InvalidOption
 from perdure.model.finding import Finding
 from perdure.model.status import TERMINAL, Status
+from perdure.store.doctor import examine
+from perdure.store.operation import Operation
 from perdure.store.sqlite import SqliteStore
+
+_DROPS = (
+    "drop_journal",
+    "drop_inbox",
+    "drop_keyed",
+    "drop_tags",
+    "drop_blobs",
+    "drop_blob_refs",
+    "drop_runs",
+    "clear_doomed",
+)
 
 
 class Upkeep:
@@ -43,12 +58,37 @@ class Upkeep:
         Raises:
             InvalidOption: A status that is no end, a negative age, or a batch below 1.
         """
-        raise NotImplementedError
+        before = self._clock.now() - micros(older_than, "older_than")
+        ends = {Status(status) for status in statuses}
+        _check_prune(ends, batch, most)
+        names = json.dumps(sorted(ends))
+        removed = 0
+        while most is None or removed < most:
+            trees = batch if most is None else min(batch, most - removed)
+            operation = Operation([("forget_workers", (before,)), ("doom", (before, names, trees))])
+            for statement in _DROPS:
+                operation.add(statement)
+            rows = await self.store.apply(operation)
+            removed += len(rows)
+            if not rows:
+                break
+        while await self.store.apply(Operation([("drop_orphans", (batch,))])):
+            pass
+        return removed
 
     async def backup(self, target: str) -> int:
         """See `SqliteStore.backup`: copies the database while it is in use; returns its size in bytes."""
         return await self.store.backup(target)
 
     async def doctor(self) -> list[Finding]:
-        """Examine the database: broken invariants first, then warnings, then notes."""
-        raise NotImplementedError
+        """See `examine`: broken invariants first, then warnings, then notes."""
+        return await examine(self.store, self._clock.now())
+
+
+def _check_prune(ends: set[Status], batch: int, most: int | None) -> None:
+    if not ends or not ends <= TERMINAL:
+        option = "statuses"
+        raise InvalidOption(option, f"of {sorted(ends)} only completed, failed and cancelled can be pruned, or several")
+    for option, value in (("batch", batch), ("most", most)):
+        if value is not None and value < 1:
+            raise InvalidOption(option, f"{value!r} is less than 1")

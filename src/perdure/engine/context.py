@@ -104,9 +104,9 @@ class Context:
     def _closure(
         self, name: str, args: tuple[Any, ...], options: dict[str, Any]
     ) -> tuple[Step[..., Any], tuple[Any, ...], dict[str, Any], Any]:
-        if len(args) != 1 or not callable(args[0]):
+        if len(args) != 1 or not callable(args[0]) or "name" in options:
             option = "ctx.step(name, fn)"
-            raise InvalidOption(option, "a name is followed by exactly one function without parameters")
+            raise InvalidOption(option, "a name, given once, is followed by exactly one function without parameters")
         returns = codec_for(options.pop("returns", Any))
         return Step(args[0], StepOptions().changed(name=name, **options)), (), {}, returns
 

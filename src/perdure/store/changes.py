@@ -56,15 +56,26 @@ class Changes:
         for number in self._enders.keys() & ended if self._enders else ():
             _release(self._enders, number)
 
-    def committed_elsewhere(self) -> None:
-        """Another process has committed something."""
+    @property
+    def awaited(self) -> list[int]:
+        """The runs whose end somebody waits for."""
+        return list(self._enders)
+
+    def committed_elsewhere(self, ended: set[int] | None = None) -> None:
+        """
+        Another process has committed something.
+
+        Args:
+            ended: Those of the awaited runs that have ended; None when that is not known.
+        """
         for notify_due in tuple(self._due):
             notify_due()
         for notify_mail in tuple(self._mail):
             notify_mail(None)
-        for waiters in (self._waiters, self._enders):
-            for number in tuple(waiters):
-                _release(waiters, number)
+        for number in tuple(self._waiters):
+            _release(self._waiters, number)
+        for number in tuple(self._enders) if ended is None else ended:
+            _release(self._enders, number)
 
     def watch(self, number: int, *, until_end: bool = False) -> asyncio.Future[None]:
         """

@@ -62,11 +62,13 @@ ORDER = (
     "doom",
     "drop_journal",
     "drop_inbox",
+    "drop_keyed",
     "drop_tags",
     "drop_blobs",
     "drop_blob_refs",
     "drop_runs",
     "clear_doomed",
+    "drop_orphans",
 )
 """
 The order in which the statements of one batch run, whichever operations they come from.

@@ -58,10 +58,10 @@ def statements(dialect: str) -> dict[str, Statement]:
     """All statements of one dialect: the shared ones and its own."""
     folder = Path(__file__).parent / "sql"
     found: dict[str, Statement] = {}
-    for file in ("shared.sql", f"{dialect}.sql"):
+    for file in ("shared.sql", "doctor.sql", f"{dialect}.sql"):
         more = parse((folder / file).read_text(encoding="utf-8"), file)
         if twice := found.keys() & more.keys():
-            message = f"{file}: {sorted(twice)} stand in shared.sql as well"
+            message = f"{file}: {sorted(twice)} stand in another file as well"
             raise ValueError(message)
         found |= more
     return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -26,6 +28,7 @@ CHECKPOINT_PAGES = 4_000
 BACKUP_PAGES = 1_000
 POLL_QUICK_S = 0.005
 POLL_SLOW_S = 0.05
+log = logging.getLogger("perdure.store")
 _memory = itertools.count(1)
 
 
@@ -211,13 +214,25 @@ class SqliteStore:
     def _poll(self) -> None:
         """Often after something happened, ten times less often when all has been quiet for a while."""
         if self._committer is not None and not self._committer.under_way:
-            version = self._version()
             self._quiet += 1
-            if version != self._seen:
-                self._seen, self._quiet = version, 0
-                self.changes.committed_elsewhere()
+            try:
+                version = self._version()
+                if version != self._seen:
+                    self._seen, self._quiet = version, 0
+                    self.changes.committed_elsewhere(self._ended())
+            except apsw.Error as error:
+                # The next look comes soon; what was missed is noticed then, as the counter is compared.
+                self._seen = 0
+                log.warning("cannot look for other processes' commits, trying again: %s", error)
         delay = POLL_QUICK_S if self._quiet < QUIET_POLLS else POLL_SLOW_S
         self._poll_timer = asyncio.get_running_loop().call_later(delay, self._poll)
+
+    def _ended(self) -> set[int]:
+        awaited = self.changes.awaited
+        if not awaited or self._reader is None:
+            return set()
+        rows = self._reader.execute(self._statements["ended"].sql, (json.dumps(awaited),))
+        return {int(number) for (number,) in rows}
 
     def _version(self) -> int:
         """Changes whenever another connection than the writer commits."""

@@ -75,6 +75,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._calls: dict[asyncio.Future[Any], Future[Any]] = {}
         self._pool: ThreadPoolExecutor | None = None
         super().__init__(_JumpingSelector(self))
+        # A year from the beginning a float cannot tell asyncio's nanosecond, and no timer would ever be due;
+        # half a microsecond early is still the same microsecond of the clock.
+        self._clock_resolution = 5e-7
 
     def time(self) -> float:
         """Seconds of virtual time since the loop was made."""

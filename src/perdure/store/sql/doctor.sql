@@ -110,11 +110,11 @@ from (
   union all
   select r.id || ' holds ' || p.data
   from (
-    select run, data from perdure_journal where data >= '@' and data < 'A'
-    union all select run, data from perdure_inbox where data >= '@' and data < 'A'
-    union all select number, input from perdure_runs where input >= '@' and input < 'A'
-    union all select number, output from perdure_runs where output >= '@' and output < 'A'
-    union all select number, error from perdure_runs where error >= '@' and error < 'A'
+    select run, data from perdure_journal where data like '@%'
+    union all select run, data from perdure_inbox where data like '@%'
+    union all select number, input from perdure_runs where input like '@%'
+    union all select number, output from perdure_runs where output like '@%'
+    union all select number, error from perdure_runs where error like '@%'
   ) p join perdure_runs r on r.number = p.run
   where not exists (select 1 from perdure_blob_refs b where b.run = p.run and b.hash = substr(p.data, 2))
 ) m

@@ -76,19 +76,24 @@ left join perdure_blobs e on e.hash = substr(c.error, 2) and c.error glob '@*'
 where i.taken_seq is null and i.run in (select value from json_each(:runs))
 order by i.run, i.id;
 
+-- name: ended(runs)
+-- differs: json_each. One look for everybody who waits, however many they are.
+select number from perdure_runs
+where number in (select value from json_each(:runs)) and finished_at is not null;
+
 -- name: blobs(hashes)
 -- differs: json_each.
 select hash, data from perdure_blobs where hash in (select value from json_each(:hashes));
 
 -- name: doom(before, statuses, most)
 -- differs: a temporary table carries the chosen trees from statement to statement.
--- Whole trees only: a tree with an unfinished run stays.
+-- Whole trees only: a tree with an unfinished run stays. The plus keeps SQLite on the index by time.
 insert into temp.perdure_doomed (number)
 with recursive tree (root, number) as (
   select number, number from (
     select number from perdure_runs r
     where parent is null and finished_at is not null and finished_at < :before
-      and status in (select value from json_each(:statuses))
+      and +status in (select value from json_each(:statuses))
       and not exists (
         select 1 from perdure_runs d where d.root = r.number and d.finished_at is null
       )
@@ -105,7 +110,12 @@ delete from perdure_journal where run in (select number from temp.perdure_doomed
 
 -- name: drop_inbox()
 -- differs: temp table.
-delete from perdure_inbox where run in (select number from temp.perdure_doomed);
+delete from perdure_inbox where taken_seq is null and run in (select number from temp.perdure_doomed);
+
+-- name: drop_keyed()
+-- differs: temp table.
+-- Apart from the others, as each half has an index of its own.
+delete from perdure_inbox where key is not null and run in (select number from temp.perdure_doomed);
 
 -- name: drop_tags()
 -- differs: temp table.
