@@ -18,6 +18,7 @@ from perdure.app import App
 from perdure.cli.exits import PIPE_CLOSED
 from perdure.cli.output import Output
 from perdure.cli.target import check_there, database_url, is_new, load_app
+from perdure.engine.definition import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
 Url = Annotated[
@@ -73,12 +74,13 @@ class Session:
         return database_url(self._named_url, self.app)
 
     @asynccontextmanager
-    async def connected(self, *, making: bool = False) -> AsyncIterator[App]:
+    async def connected(self, *, making: bool = False, registry: Registry | None = None) -> AsyncIterator[App]:
         """
         The database, open, without a worker.
 
         Args:
             making: Make the database if there is none yet.
+            registry: Workflows to know instead of the app's.
 
         Raises:
             StoreUnavailable: There is none.
@@ -89,6 +91,8 @@ class Session:
         if not making:
             check_there(url)
         opened = self.app.variant(url=url, migrate=making) if self.app else App(url, migrate=making)
+        if registry is not None:
+            opened.registry = registry
         async with opened.connected():
             yield opened
 

@@ -6,7 +6,7 @@ import inspect
 import json
 import sys
 import typing
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import cached_property, partial
 from inspect import BoundArguments, Parameter, Signature
 from types import GenericAlias, SimpleNamespace
@@ -57,10 +57,7 @@ class CallCodec:
             InvalidInput: They do not fit the signature, or one does not fit its annotation.
             NotSerializable: One of them has no JSON form.
         """
-        try:
-            bound = self._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise InvalidInput(self._input, str(error)) from error
+        bound = self._bound(args, kwargs)
         parts = []
         for key, slot in self._slots.items():
             if slot.name in bound.arguments:
@@ -68,6 +65,21 @@ class CallCodec:
                 if key.startswith("**"):
                     value = dict(sorted(value.items()))
                 parts.append(f'"{key}":{slot.codec.encode(value, slot.what)}')  # an identifier needs no escapes
+        return f"{{{','.join(parts)}}}"
+
+    def from_json(self, values: Sequence[Any], named: Mapping[str, Any]) -> str:
+        """
+        Write the arguments of a call that is itself given as JSON data, as on a command line.
+
+        Raises:
+            InvalidInput, NotSerializable: As for `encode`.
+        """
+        bound = self._bound(values, named)
+        parts = []
+        for key, slot in self._slots.items():
+            if slot.name in bound.arguments:
+                given = ANY.encode(bound.arguments[slot.name], slot.what)
+                parts.append(f'"{key}":{slot.codec.encode(slot.codec.decode(given, slot.what), slot.what)}')
         return f"{{{','.join(parts)}}}"
 
     def decode(self, text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -114,6 +126,12 @@ class CallCodec:
             required = parameter.default is Parameter.empty and key == name
             slots[key] = _Slot(name, codec_for(annotation), required, self._what(key))
         return slots
+
+    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> BoundArguments:
+        try:
+            return self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidInput(self._input, str(error)) from error
 
     def _stored(self, text: str) -> dict[str, str]:
         """The stored arguments, each as JSON text of its own."""

@@ -284,6 +284,7 @@ class Driver:
             self._pause("operator", json.loads(self.host.payloads.open(self._pausing.data or '""')))
             return
         now = self._now()
+        self._put_aside(EVICTED)
         record = self._writer.record(now)
         record.release(now)
         self._leave(record, "over")

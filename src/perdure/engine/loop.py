@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVarTuple
 
-from perdure.errors import BlockingCall
+from perdure.errors import BlockingCall, EngineSignal
 
 if TYPE_CHECKING:
     from perdure.engine.request import Request
@@ -238,8 +238,9 @@ class PrivateLoop(asyncio.AbstractEventLoop):
         self._ready.clear()
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """A background task's error that nobody looked at."""
-        log.warning("%s", context.get("message"), exc_info=context.get("exception"))
+        """A background task's error that nobody looked at, unless it is the engine's own control flow."""
+        if not isinstance(context.get("exception"), EngineSignal):
+            log.warning("%s", context.get("message"), exc_info=context.get("exception"))
 
     def get_exception_handler(self) -> None:
         """None is set."""

@@ -337,6 +337,8 @@ class Machine:
 
     def _diverge(self, entry: Entry, requested: list[str]) -> None:
         recorded = f"{entry.kind.replace('_', ' ')} {entry.key!r}"
+        if entry.fingerprint is not None:
+            recorded += f" with arguments {entry.fingerprint}"
         self.divergence = Divergence(self.run.id, entry.seq, recorded, requested)
 
     def _give_up(self, request: Request) -> None:

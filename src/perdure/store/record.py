@@ -82,8 +82,8 @@ class Record(Operation):
         self.ends = True
         self.add("finish", self.number, self.epoch, status.value, output, error, now)
         if status is not Status.COMPLETED:
-            self.add("ask_children", self.number, json.dumps("the parent run has ended"), now)
-            self.add("cancel_children", self.number, now)
+            self.add("ask_children", self.number, self.epoch, json.dumps("the parent run has ended"), now)
+            self.add("cancel_children", self.number, self.epoch, now)
             self.makes_due = True
 
     def tell_parent(self, parent: int, topic: str, status: Status, now: int) -> None:
@@ -116,8 +116,8 @@ class Record(Operation):
 
     def cancel(self, run_id: str, reason: str, now: int) -> None:
         """Ask another run to end."""
-        self.add("send", run_id, "control:cancel", None, reason, now)
-        self.add("cancel", run_id, now)
+        self.add("ask_child", run_id, self.number, self.epoch, reason, now)
+        self.add("cancel_child", run_id, self.number, self.epoch, now)
         self.makes_due = True
 
 

@@ -18,7 +18,7 @@ from perdure.model.limits import Limits
 from perdure.store.batch import BUSY_MILLISECONDS, BatchRunner, Probe
 from perdure.store.changes import Changes
 from perdure.store.commit import Committer
-from perdure.store.migrate import check_version, migrate
+from perdure.store.migrate import Migration, check_version, migrate
 from perdure.store.operation import Done, Operation, Row
 from perdure.store.pulse import Pulse
 from perdure.store.queries import statements
@@ -46,6 +46,9 @@ class SqliteStore:
         inline_only: Never use a thread (simulations).
         changes: A hub shared with other stores of this process on the same file; they need not poll then.
         probe: For tests, see `BatchRunner`.
+
+    Attributes:
+        migrated: What `open` did to the schema.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class SqliteStore:
             raise InvalidOption(option, f"{synchronous!r} is neither FULL nor NORMAL")
         self.path = path
         self.limits = limits
+        self.migrated: list[Migration] = []
         self.changes = changes or Changes()
         self._shared_changes = changes is not None
         self._clock = clock
@@ -95,7 +99,7 @@ class SqliteStore:
         with mapping(self.path):
             self._writer = self._connect()
             if migrating:
-                migrate(self._writer, self.path, self._clock.now())
+                self.migrated = migrate(self._writer, self.path, self._clock.now())
             else:
                 check_version(self._writer, self.path)
             if self._writer.readonly("main"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
@@ -27,8 +28,8 @@ from perdure.worker.worker import Worker
 
 R = TypeVar("R")
 Meanwhile = Callable[[RunHandle[Any]], Coroutine[Any, Any, Any]]
-ABOUT_WORKERS = frozenset({"register_worker", "heartbeat", "leave", "declare_dead", "bury"})
 BEFORE, AFTER = "before", "after"
+log = logging.getLogger("perdure.worker")
 
 
 class CrashMismatch(AssertionError):
@@ -83,7 +84,7 @@ class Outcome:
 @dataclass(slots=True)
 class Trap:
     """
-    Counts the commits of a worker that are about runs, and kills it at one of them.
+    Counts the commits in which a worker records what runs did, and kills it at one of them.
 
     It is the `probe` of the worker's store. From the kill on nothing of that store is committed.
 
@@ -120,16 +121,19 @@ class Trap:
 
 
 def describe(batch: Sequence[Operation]) -> str:
-    """What a commit holds, in words; empty when it is only about workers."""
-    entries, others = [], []
+    """What a commit holds of runs that are driven, in words; empty when there is nothing of them."""
+    held = []
     for operation in batch:
-        for name, parameters in operation.lines:
-            if name == "append":
-                _run, _epoch, _seq, kind, key, *_ = parameters
-                entries.append(f"{kind.replace('_', ' ')} {key!r}" if key else str(kind))
-            elif name not in ABOUT_WORKERS:
-                others.append(name)
-    return ", ".join(entries or others[-1:])
+        names = [name for name, _ in operation.lines]
+        if "fence" not in names:
+            continue  # of the worker itself: a claim, a heartbeat
+        entries = [parameters[3:5] for name, parameters in operation.lines if name == "append"]
+        held += [f"{kind.replace('_', ' ')} {key!r}" if key else str(kind) for kind, key in entries]
+        if operation.body is not None:
+            held.append("a transaction")
+        elif not entries:
+            held.append(names[-1])
+    return ", ".join(held)
 
 
 @dataclass(slots=True)
@@ -224,9 +228,12 @@ class Scenario(Generic[R]):
         shutil.copyfile(self.template, path)
         passage = Passage(Trap(at, when))
         outer, self.stand_ins.watch = self.stand_ins.watch, passage.watch
+        level = log.level
+        log.setLevel(logging.ERROR)  # each take-over is worth a warning, but not here
         try:
             run_virtual(lambda clock: self._drive(clock, path, passage), start=self.start)
         finally:
+            log.setLevel(level)
             self.stand_ins.watch = outer
             for leftover in self.folder.glob("passage.db*"):
                 leftover.unlink()

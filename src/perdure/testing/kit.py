@@ -231,7 +231,7 @@ class Kit:
         within: timedelta | float = WITHIN,
     ) -> CrashReport[R]:
         """
-        Run a workflow undisturbed, then twice for each commit of its worker: killed just before, just after.
+        Run a workflow undisturbed, then twice for each commit of its journal: killed just before, just after.
 
         Each time a second worker takes the run over. The run and its descendants must end as they did
         undisturbed: same status, result, error and emitted events. No body of a step may run once its

@@ -99,13 +99,36 @@ where id = :run_id and status not in ('completed', 'failed', 'cancelled')
 on conflict (run, topic, key) where key is not null do nothing
 returning :tag, 'sent', run;
 
--- name: ask_children(tag, run, data, now)
+-- name: ask_children(tag, run, epoch, data, now)
 -- Cancellation reaches the children that are not detached.
 insert into perdure_inbox (run, topic, data, sent_at)
 select number, 'control:cancel', :data, :now
 from perdure_runs
 where parent = :run and detached = 0 and status not in ('completed', 'failed', 'cancelled', 'cancelling')
+  and exists (select 1 from perdure_runs p where p.number = :run and p.epoch = :epoch and p.owner is not null)
 returning :tag, 'asked', run;
+
+-- name: cancel_children(run, epoch, now)
+-- The status says at once that they are to end; their drivers do the rest.
+update perdure_runs
+set status = 'cancelling', reason = null, due_at = case when owner is null then :now end
+where parent = :run and detached = 0 and status in ('queued', 'running', 'waiting', 'paused', 'compensating')
+  and exists (select 1 from perdure_runs p where p.number = :run and p.epoch = :epoch and p.owner is not null);
+
+-- name: ask_child(tag, id, parent, epoch, data, now)
+-- The owner of another run asks this one to end.
+insert into perdure_inbox (run, topic, data, sent_at)
+select number, 'control:cancel', :data, :now
+from perdure_runs
+where id = :id and status not in ('completed', 'failed', 'cancelled')
+  and exists (select 1 from perdure_runs p where p.number = :parent and p.epoch = :epoch and p.owner is not null)
+returning :tag, 'asked', run;
+
+-- name: cancel_child(id, parent, epoch, now)
+update perdure_runs
+set status = 'cancelling', reason = null, due_at = case when owner is null then :now end
+where id = :id and status in ('queued', 'running', 'waiting', 'paused', 'compensating')
+  and exists (select 1 from perdure_runs p where p.number = :parent and p.epoch = :epoch and p.owner is not null);
 
 -- name: finish(run, epoch, status, output, error, now)
 update perdure_runs
@@ -150,11 +173,6 @@ update perdure_runs
 set status = 'cancelling', reason = null, due_at = case when owner is null then :now end
 where id = :id and status in ('queued', 'running', 'waiting', 'paused', 'compensating')
 returning :tag, 'cancelling', number, owner;
-
--- name: cancel_children(run, now)
-update perdure_runs
-set status = 'cancelling', reason = null, due_at = case when owner is null then :now end
-where parent = :run and detached = 0 and status in ('queued', 'running', 'waiting', 'paused', 'compensating');
 
 -- name: pause_idle(tag, id, epoch, reason)
 update perdure_runs

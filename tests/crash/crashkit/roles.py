@@ -1,0 +1,290 @@
+"""
+What the processes of the crash tests do.
+
+A role is a coroutine function of its `Session`. Its configuration, a plain dict:
+
+    url, diary, log, folder, life   set by `Place`; life counts the test's processes from 0
+    worker                          options of the worker
+    limits                          of the app
+    kill                            see `Killer`
+    patience_ms                     how long SQLite waits for another process's lock
+"""
+
+import asyncio
+import faulthandler
+import logging
+import os
+import random
+import resource
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from crashkit import flows
+from crashkit.diary import Diary
+
+from perdure import App, Limits, PerdureError, WorkerOptions
+from perdure.errors import RunFinished
+from perdure.store import batch, pulse, sqlite
+from perdure.store.operation import Operation
+
+HOLD_S = 0.02
+Role = Callable[["Session"], Awaitable[None]]
+
+
+class Killer:
+    """
+    A probe that sends this process a signal at a named point.
+
+    Args:
+        moment: "before_commit" or "after_commit".
+        statement: The commit contains this statement; any commit when empty.
+        nth: At which such commit, from 1.
+        signal: SIGKILL unless given.
+    """
+
+    def __init__(self, moment: str, statement: str, nth: int, number: int = signal.SIGKILL) -> None:
+        self._moment = moment
+        self._statement = statement
+        self._left = nth
+        self._signal = number
+
+    def __call__(self, moment: str, operations: Sequence[Operation]) -> None:
+        if moment != self._moment:
+            return
+        if self._statement and not any(self._statement in names(operation) for operation in operations):
+            return
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), self._signal)
+
+
+class Recorder:
+    """A probe that notes which statements were committed."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+
+    def __call__(self, moment: str, operations: Sequence[Operation]) -> None:
+        if moment == "after_commit":
+            for operation in operations:
+                self.seen |= names(operation)
+
+
+def names(operation: Operation) -> set[str]:
+    """The statements of an operation."""
+    found = {name for name, _ in operation.lines}
+    return found | {"transaction"} if operation.body else found
+
+
+class Session:
+    """The role's side: its configuration, its app, and the pipe to the test."""
+
+    def __init__(self, pipe: Connection, config: dict[str, Any]) -> None:
+        self.pipe = pipe
+        self.config = config
+        self.recorder = Recorder()
+        self.app = App(
+            config["url"],
+            worker=WorkerOptions(**({"hold": HOLD_S} | config.get("worker", {}))),
+            limits=Limits(**config.get("limits", {})),
+            probe=Killer(*config["kill"]) if "kill" in config else self.recorder,
+        )
+        diary = Diary(config["diary"], config["life"])
+        flows.define(self.app, diary)
+        flows.define_load(self.app, diary)
+        flows.define_awkward(self.app, diary, config)
+
+    def say(self, what: str, value: Any = None) -> None:
+        """Send a message to the test."""
+        self.pipe.send((what, value))
+
+    async def command(self) -> tuple[Any, ...]:
+        """Wait for the test's next command."""
+        loop = asyncio.get_running_loop()
+        there = asyncio.Event()
+        loop.add_reader(self.pipe.fileno(), there.set)
+        try:
+            await there.wait()
+        finally:
+            loop.remove_reader(self.pipe.fileno())
+        received: tuple[Any, ...] = self.pipe.recv()
+        return received
+
+
+def run(role: Role, pipe: Connection, config: dict[str, Any]) -> None:
+    """Where a process begins."""
+    log = os.open(config["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    faulthandler.enable()
+    if "patience_ms" in config:
+        for module in (batch, pulse, sqlite):
+            module.BUSY_MILLISECONDS = config["patience_ms"]
+    asyncio.run(role(Session(pipe, config)))
+
+
+async def family(session: Session) -> None:
+    """
+    Start every run of the family, send what they wait for, wait for all their ends.
+
+    All of it may be done again by the next process: ids and keys make it the same.
+    """
+    app = session.app
+    async with app:
+        handles = [
+            await app.start("order", 1, id="order-1", tags=["first"]),
+            await app.start("order", 2, id="order-2", delay=0.05),
+            await app.start("gate", id="gate"),
+            await app.start("rounds", 1, id="rounds"),
+            await app.start("doomed", id="doomed"),
+            await app.start("failing", id="failing"),
+            await app.start("plain", 3, id="plain"),
+        ]
+        for run_id in ("order-1", "order-2"):
+            await _send(app.signal(run_id, "approval", f"yes, {run_id}", key="approval"))
+        gate, doomed = handles[2], handles[4]
+        while (await gate.info()).status == "running":
+            await asyncio.sleep(0.002)
+        await _send(gate.signal("open", "open", key="open"))
+        for side in ("right", "left"):
+            await _send(gate.signal(side, side, key=side))
+        while (await doomed.info()).status in {"queued", "running"}:
+            await asyncio.sleep(0.002)
+        await _send(doomed.cancel("no longer wanted"))
+        ends = {handle.id: await _end(handle.result()) for handle in handles}
+    session.say("ended", (ends, session.recorder.seen))
+
+
+async def _send(sending: Awaitable[Any]) -> None:
+    try:
+        await sending
+    except RunFinished:
+        return
+
+
+async def _end(result: Awaitable[Any]) -> Any:
+    try:
+        return await result
+    except PerdureError as error:
+        return repr(error)
+
+
+async def mixed_load(session: Session) -> None:
+    """Start many `mixed` runs without driving any, send what they wait for, and say how they ended."""
+    app, chance = session.app, random.Random(session.config["seed"])
+    async with app.connected():
+        runs = range(session.config["runs"])
+        handles = await asyncio.gather(*[app.start("mixed", i, id=f"mixed-{i}", delay=chance.random()) for i in runs])
+        session.say("begun")
+        for i in chance.sample(runs[::3], len(runs[::3])):
+            await handles[i].signal("word", f"word {i}")
+        session.say("ended", {handle.id: await handle.result() for handle in handles})
+
+
+def mixed_result(i: int) -> list[Any]:
+    """What the `mixed` run number i returns."""
+    labels = [f"{i}.{j}" for j in range(3)]
+    return [labels, list(range(i % 3)), f"{i}" if i % 2 else "", f"word {i}" if i % 3 == 0 else "", f"{i}.last"]
+
+
+async def worker(session: Session) -> None:
+    """
+    Drive runs until SIGTERM; do as the test says meanwhile.
+
+    The handler is what `perdure worker` installs: leave `async with app`, which drains.
+    """
+    leave = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave.set)
+    async with session.app as app:
+        assert app.worker is not None
+        session.say("ready", app.worker.number)
+        listening = asyncio.create_task(_listen(session))
+        await leave.wait()
+        session.say("leaving")
+        listening.cancel()
+    session.say("left")
+
+
+async def refused(session: Session) -> None:
+    """Try to use a database without the rights of root, and say how it went."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(session.config["user"])
+        os.setuid(session.config["user"])
+    for way, opened in (("as a worker", session.app), ("as a client", session.app.connected())):
+        try:
+            async with opened:
+                session.say(way, ("no problem", ""))
+        except PerdureError as error:
+            session.say(way, (type(error).__name__, str(error)))
+
+
+async def _listen(session: Session) -> None:
+    while True:
+        name, *arguments = await session.command()
+        try:
+            answer = await COMMANDS[name](session.app, *arguments)
+        except Exception as error:  # noqa: BLE001 - the test judges it
+            answer = (type(error).__name__, str(error))
+        session.say("answer", answer)
+
+
+async def hammer(session: Session) -> None:
+    """Start parents and send them their signals as fast as they are taken, then wait for all."""
+    app = session.app
+    parents, children = range(session.config["parents"]), session.config["children"]
+
+    async def one(i: int) -> tuple[str, Any]:
+        handle = await app.start("parent", children, id=f"parent-{i}")
+        await handle.signal("end", f"end {i}")
+        return handle.id, await handle.result()
+
+    async with app.connected():
+        session.say("ended", dict(await asyncio.gather(*map(one, parents))))
+
+
+async def client(session: Session) -> None:
+    """Do as the test says, without a worker."""
+    async with session.app.connected():
+        session.say("ready")
+        await _listen(session)
+
+
+async def _start(app: App, workflow: str, arguments: list[Any], run_id: str) -> str:
+    return (await app.start(workflow, *arguments, id=run_id)).id
+
+
+async def _result(app: App, run_id: str) -> Any:
+    return await app.handle(run_id).result()
+
+
+async def _pages(app: App, more: int | None) -> int:
+    """Let the file grow by so many pages only; without a limit when None."""
+    writer = app.client.store._writer
+    assert writer is not None
+    most = 2**32 - 2 if more is None else int(writer.execute("pragma page_count").get) + more
+    return int(writer.execute(f"pragma max_page_count = {most}").get)
+
+
+async def _file_size(app: App, most: int) -> None:
+    """Let no file grow beyond so many bytes; without a limit when -1. A write beyond it fails with EFBIG."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+
+
+async def _statistics(app: App) -> dict[str, int]:
+    assert app.worker is not None
+    return app.worker.statistics
+
+
+COMMANDS: dict[str, Callable[..., Awaitable[Any]]] = {
+    "start": _start,
+    "result": _result,
+    "pages": _pages,
+    "file_size": _file_size,
+    "statistics": _statistics,
+}

@@ -1,0 +1,66 @@
+"""kill -9 at named points: before and after each kind of commit, again and again, until the work is done."""
+
+import pytest
+from crashkit import roles
+from crashkit.check import NOTHING, check, check_all_ended, check_deeds, recorded, shape
+from crashkit.harness import Place
+
+pytestmark = pytest.mark.crash
+
+POINTS = (
+    "add_blob", "add_blob_ref", "add_tag", "append", "ask_child", "ask_children", "cancel", "cancel_child",
+    "cancel_children", "claim", "fence", "finish", "forget", "leave", "notify_parent", "park", "register_worker",
+    "release", "renew", "send", "start", "start_child", "take", "take_keyed", "transaction", "wake", "wake_id",
+)  # fmt: skip
+TAKEOVER = ("bury", "declare_dead", "expire_runs")
+"""These are committed only when a worker has died before."""
+MOST_DEATHS = 3
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What the family does when nothing happens to it: its ends, its shape, and the statements that it committed."""
+    with Place(tmp_path_factory.mktemp("undisturbed")) as place:
+        child = place.start(roles.family)
+        ends, seen = child.expect("ended")
+        assert child.join() == 0, str(child)
+        with place.read() as database:
+            check_all_ended(database)
+            check_deeds(database, place.deeds(), most=1)
+            return ends, shape(database), seen
+
+
+def test_the_named_points_are_all_that_the_family_passes(undisturbed):
+    """A kind of commit that the tests below do not kill at would be left unproven."""
+    *_, seen = undisturbed
+    assert seen == set(POINTS)
+
+
+@pytest.mark.parametrize("moment", ["before_commit", "after_commit"])
+@pytest.mark.parametrize("statement", [*POINTS, *TAKEOVER])
+def test_kill_at_a_commit_leaves_the_same_end(place, undisturbed, statement, moment):
+    """A death at this point would lose or repeat something, or change what a run returns."""
+    ends, expected, _ = undisturbed
+    deaths, begun, known = 0, 0, NOTHING
+    while True:
+        # Each process lives one such commit longer than the one before, so that it does not end in a circle.
+        kill = (moment, statement, deaths + 1)
+        if statement in TAKEOVER:
+            kill = (moment, statement, 1) if deaths in {1, 2} else ("after_commit", "append", 4)
+        config = {"kill": kill} if deaths < MOST_DEATHS else {}
+        child = place.start(roles.family, **config)
+        code = child.join()
+        known.check_not_again(place.deeds()[begun:])
+        with place.scene() as scene:
+            check(scene)
+            known, begun = recorded(scene), len(place.deeds())
+        if code == 0:
+            break
+        assert code == -9, str(child)
+        deaths += 1
+    assert deaths > 0, f"{statement} was never committed"
+    assert child.expect("ended")[0] == ends
+    with place.read() as database:
+        check_all_ended(database)
+        check_deeds(database, place.deeds(), most=deaths + 1)
+        assert shape(database) == expected

@@ -1,0 +1,116 @@
+"""A process that stands still (SIGSTOP), is taken over, and wakes."""
+
+import signal
+
+import pytest
+from crashkit import roles
+from crashkit.check import check, check_all_ended, check_deeds
+from crashkit.harness import Child, Place
+
+pytestmark = pytest.mark.crash
+
+LEASE = {"lease": 0.5}
+JOURNAL = "select * from perdure_journal order by run, seq"
+
+
+@pytest.mark.parametrize("where", ["in a body", "before a commit"])
+def test_stopped_worker_that_wakes_after_takeover_writes_nothing(place: Place, where: str):
+    """A worker that was asleep while others took its run over would write into the run's journal (I1)."""
+    zombie = place.start(roles.worker, worker=LEASE)
+    number = zombie.expect("ready")
+    client = place.start(roles.client)
+    client.expect("ready")
+    if where == "in a body":
+        client.ask("start", "waits_for_file", ["go"], "run")
+        place.until((place.folder / "go-begun-0").exists, "the body")
+        zombie.stop()
+    else:
+        client.ask("start", "stopped_midway", ["go"], "run")
+        zombie.stopped()
+    assert not zombie.logged().count("declared dead")
+
+    heir = place.start(roles.worker, worker=LEASE)
+    heir.expect("ready")
+    (place.folder / "go").touch()
+    assert client.ask("result", "run") == "1 go 2"
+    lease_until = place.value("select lease_until from perdure_workers where number = ?", number)
+    taken_at = place.value(
+        "select min(j.at) from perdure_journal j join witness w using (run, seq) where w.epoch > ?", _first_epoch(place)
+    )
+    assert taken_at > lease_until, "its process was there, so its lease was to be waited for"
+
+    before = place.rows(JOURNAL)
+    zombie.wake()
+    _wait_for_rebirth(place, zombie, number)
+    assert place.rows(JOURNAL) == before
+    assert "was declared dead by others" in zombie.logged()
+
+    heir.terminate()
+    assert heir.join() == 0, str(heir)
+    client.ask("start", "many_steps", [3], "new")
+    assert client.ask("result", "new") == 3
+    assert {deed.life for deed in place.deeds() if deed.run == "new"} == {0}
+    with place.read() as database:
+        check_all_ended(database)
+        check_deeds(database, place.deeds(), most=2)
+
+
+def test_worker_stopped_inside_a_transaction_holds_up_the_others_but_loses_nothing(place: Place):
+    """Whoever waits for a stopped process's lock would get an untyped error, or lose what it could not store."""
+    sleeper = place.start(roles.worker, worker=LEASE, kill=("before_commit", "append", 2, signal.SIGSTOP))
+    sleeper.expect("ready")
+    client = place.start(roles.client, patience_ms=200)
+    client.expect("ready")
+    client.ask("start", "waits_for_file", ["go"], "run")
+    place.until((place.folder / "go-begun-0").exists, "the body")
+    other = place.start(roles.worker, worker=LEASE, patience_ms=200)
+    other.expect("ready")
+    (place.folder / "go").touch()
+    sleeper.stopped()
+
+    problem, message = client.ask("start", "many_steps", [3], "refused")
+    assert problem == "StoreBusy", message
+    place.until(lambda: "heartbeat could not be stored" in other.logged(), "the other worker's complaint")
+    with place.read() as database:
+        check(database)
+
+    sleeper.wake()
+    assert client.ask("result", "run") == "1 go 2"
+    assert client.ask("start", "many_steps", [3], "accepted") == "accepted"
+    assert client.ask("result", "accepted") == 3
+    assert place.rows("select 1 from perdure_runs where id = 'refused'") == []
+    with place.read() as database:
+        check_all_ended(database)
+        check_deeds(database, place.deeds(), most=2)
+
+
+def test_blocked_loop_is_reported_but_not_robbed(place: Place):
+    """A long computation on the loop would cost a live worker its run, or go unnoticed."""
+    worker = place.start(roles.worker, worker=LEASE | {"blocked": 0.2})
+    number = worker.expect("ready")
+    client = place.start(roles.client)
+    client.expect("ready")
+    client.ask("start", "blocked", ["done"], "run")
+    other = place.start(roles.worker, worker=LEASE)
+    other.expect("ready")
+
+    place.until(lambda: "spin_until" in worker.logged(), "the stack that blocks the loop")
+    assert "the event loop has been blocked" in worker.logged()
+    begun = place.value("select heartbeat_at from perdure_workers where number = ?", number)
+    still = "select heartbeat_at - ? >= 3 * 500000 from perdure_workers where number = ?"
+    place.until(lambda: place.value(still, begun, number), "three leases")
+    assert place.rows("select owner, epoch, takeovers from perdure_runs") == [(number, 1, 0)]
+
+    (place.folder / "done").touch()
+    assert client.ask("result", "run") == "done"
+    assert len(place.deeds()) == 1
+    assert place.rows("select distinct state from perdure_workers") == [("alive",)]
+
+
+def _first_epoch(place: Place) -> int:
+    return place.value("select min(epoch) from witness")
+
+
+def _wait_for_rebirth(place: Place, zombie: Child, number: int) -> None:
+    again = "select 1 from perdure_workers where pid = ? and number > ? and state = 'alive'"
+    place.until(lambda: place.rows(again, zombie.pid, number), "the woken worker's new identity")

@@ -1,0 +1,179 @@
+"""
+What the documents show is run.
+
+A fenced block ```python is a program; ```python more goes on with the one before it on the page, as one
+program. A ```text block that follows such a block immediately is what it prints; a program either shows all that
+it prints, or nothing. ```python no-run is only
+compiled, and a comment before it says why. Blocks of the kind ```console show commands; those of perdure must
+exist.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "DESIGN.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\S*) ?(.*)\n((?:.*\n)*?)^```$", re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+KNOWN = {"", "console", "python", "text", "toml", "sql"}
+
+
+@dataclass
+class Block:
+    language: str
+    info: str
+    code: str
+    line: int
+    end: int
+
+
+@dataclass
+class Program:
+    page: Path
+    code: str
+    line: int
+    prints: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """The fenced blocks of a page, in order."""
+    text = page.read_text()
+    found = []
+    for match in FENCE.finditer(text):
+        line = text.count("\n", 0, match.start()) + 1
+        found.append(Block(match[1], match[2], match[3], line, line + match[0].count("\n")))
+    return found
+
+
+def programs_of(page: Path) -> list[Program]:
+    """The programs of a page: each block of Python, joined with what goes on with it."""
+    programs: list[Program] = []
+    before: Block | None = None
+    for block in blocks_of(page):
+        if block.language == "python" and block.info == "":
+            programs.append(Program(page, block.code, block.line))
+        elif block.language == "python" and block.info == "more":
+            programs[-1].code += "\n" + block.code
+        elif block.language == "text" and before and before.language == "python" and block.line == before.end + 2:
+            programs[-1].prints += block.code
+        before = block
+    return programs
+
+
+PROGRAMS = [program for page in PAGES for program in programs_of(page)]
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    text = FENCE.sub("", page.read_text())
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in HEADING.findall(text)}
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=str)
+def test_program(program, tmp_path):
+    """A reader who copies the program gets an error, or sees something else than the page says."""
+    file = tmp_path / "program.py"
+    file.write_text(program.code)
+    command = [sys.executable, "-W", "error", str(file)]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, f"{program}\n{ended.stdout}\n{ended.stderr}"
+    if program.prints:
+        assert ended.stdout == program.prints
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_blocks_are_of_a_known_kind(page):
+    """A misspelt info string would keep a block from being run, and nobody would notice."""
+    for block in blocks_of(page):
+        assert block.language in KNOWN, f"line {block.line}: ```{block.language}"
+        if block.language == "python":
+            assert block.info in {"", "more", "no-run"}, f"line {block.line}: {block.info}"
+            compile(block.code, f"{page}:{block.line}", "exec")
+        if block.info == "no-run":
+            above = page.read_text().splitlines()[block.line - 2]
+            assert above.startswith("<!-- not run:"), f"line {block.line}: say why"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    """A link to another page or heading of the repository is dead."""
+    for target in LINK.findall(FENCE.sub("", page.read_text())):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (page.parent / name).resolve() if name else page
+        assert there.exists(), target
+        if anchor:
+            assert anchor in anchors_of(there), target
+
+
+def test_readme_survives_kill(tmp_path):
+    """The README's own story is not true: a line that was recorded is written again, or one is lost."""
+    file = tmp_path / "story.py"
+    file.write_text(programs_of(ROOT / "README.md")[0].code)
+    command = [sys.executable, str(file)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        before = [first.stdout.readline() for _ in range(4)]
+        first.kill()
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    written = [f"writing line {n}\n" for n in range(6)]
+    story = ", ".join(f"line {n}" for n in range(6)) + "\n"
+    assert before == written[:4]
+    assert again.stdout == "".join(written[3:]) + story
+    begun = time.monotonic()
+    third = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert third.stdout == story
+    assert time.monotonic() - begun < 10  # noqa: PLR2004 - seconds: it neither writes anything nor waits to leave
+
+
+def commands_of(page: Path) -> list[tuple[int, list[str]]]:
+    """Every call of perdure's command line that a page shows, with its line."""
+    found = []
+    for block in blocks_of(page):
+        if block.language == "console":
+            for offset, line in enumerate(block.code.splitlines(), 1):
+                match = re.match(r"\$ (?:\w+=\S+ )*perdure (.+)", line)
+                if match:
+                    found.append((block.line + offset, match[1].split("#")[0].split()))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("page", "line", "words"),
+    [
+        pytest.param(page, line, words, id=f"{page.name}:{line}")
+        for page in PAGES
+        for line, words in commands_of(page)
+    ],
+)
+def test_command_exists(page, line, words):
+    """A page shows a command or an option that perdure does not have."""
+    path = []
+    for word in words:
+        if not word.isalpha() or len(path) == DEPTH.get(path[0] if path else "", 1):
+            break
+        path.append(word)
+    helped = subprocess.run(
+        [sys.executable, "-m", "perdure.cli.main", *path, "--help"],
+        capture_output=True, text=True, timeout=60, check=False, env={"COLUMNS": "200", "NO_COLOR": "1"},
+    )  # fmt: skip
+    assert helped.returncode == 0, f"{page.name}:{line}: {helped.stderr}"
+    for word in words[len(path) :]:
+        if word.startswith("--"):
+            assert word.partition("=")[0] in helped.stdout, f"{page.name}:{line}: {word}"
+
+
+DEPTH = {"run": 2, "db": 2}

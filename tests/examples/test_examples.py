@@ -1,0 +1,75 @@
+"""The examples run as they stand, print what they promise, and leave nothing behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+PRINTS = {
+    "checkout.py": [
+        "attempt_failed    charge            the card service does not answer",
+        "step_completed    charge            1900 cents of 4111, idempotency key order-42/charge",
+        "child_completed   make_invoice      invoice for 42: 2390 cents",
+        "emitted           shipped           {'name': 'shipped', 'data': {'label': 'label-42'}}",
+        "refunded: nobody approved in time",
+    ],
+    "agent.py": [
+        "~1/look_up: attempt failed",
+        "~3/look_up: step failed",
+        "Those I could find have 5800000 inhabitants together.",
+    ],
+    "poll.py": ["job-7 was done at poll 10", "entries in the journal at the end: 6, of 31 that were made"],
+    "report.py": ["3 regions saved by sales-2025-06", "west/save    3"],
+}
+
+
+def run(program: Path, folder: Path, *arguments: str) -> str:
+    """Run a program in an empty folder; it must succeed, complain of nothing and leave nothing."""
+    command = [sys.executable, "-W", "error", str(program), *arguments]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stderr == ""
+    assert list(folder.iterdir()) == []
+    return ended.stdout
+
+
+def test_every_example_has_its_expectations():
+    """An example that nobody runs would rot."""
+    assert {file.name for file in EXAMPLES.glob("*.py")} == set(PRINTS)
+
+
+@pytest.mark.parametrize("name", sorted(PRINTS))
+def test_example(name, tmp_path):
+    """A reader who runs the example sees something else than it says."""
+    printed = run(EXAMPLES / name, tmp_path)
+    for line in PRINTS[name]:
+        assert line in printed
+
+
+@pytest.mark.timeout(180)
+def test_census_survives_the_kill(tmp_path, monkeypatch):
+    """The demo fails, its checks do not hold, or it leaves its database behind."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    printed = run(EXAMPLES / "census" / "demo.py", empty)
+    assert list(temporary.iterdir()) == []
+    assert "kill -9" in printed
+    assert printed.count("\nok   ") == 7
+    assert printed.endswith("Every file was counted exactly once.\n")
+
+
+def test_census_says_so_when_it_proved_nothing(tmp_path):
+    """A demo that never fails proves nothing: here the census is over before the kill, which must not pass."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "one.py").write_text("'One.'\n")
+    command = [sys.executable, str(EXAMPLES / "census" / "demo.py"), "--root", str(tmp_path / "tree")]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "NO   the kill came in the middle, with 1 of 1 files recorded" in ended.stdout

@@ -1,0 +1,222 @@
+"""
+What has been durable so far, read from the file after every commit by somebody who takes no part.
+
+Here are the invariants that must hold between any two commits; those of the end are in invariants.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import apsw
+
+from perdure.model.entry import ENDINGS, OUTCOMES, Kind
+from perdure.model.status import MOVES, TERMINAL, Status
+from perdure.store.operation import Operation
+
+ENTRIES = """
+select rowid, run, seq, kind, key, at, data, attempt from perdure_journal where rowid > ? order by rowid
+"""
+RUNS = """
+select number, id, workflow, status, generation, owner, epoch, due_at, waiting_for, parent, detached, output, error,
+  reason, finished_at from perdure_runs order by number
+"""
+ENDED = {str(status) for status in TERMINAL}
+MAY_WAIT = {"waiting", "cancelling", "compensating"}
+
+
+class Run(NamedTuple):
+    """The columns of a run that the invariants speak of."""
+
+    number: int
+    id: str
+    workflow: str
+    status: str
+    generation: int
+    owner: int | None
+    epoch: int
+    due_at: int | None
+    waiting_for: str | None
+    parent: int | None
+    detached: int
+    output: str | None
+    error: str | None
+    reason: str | None
+    finished_at: int | None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+
+class Fact(NamedTuple):
+    """A journal entry, with the number of the history it belongs to: continue_as_new begins the next one."""
+
+    round: int
+    seq: int
+    kind: str
+    key: str
+    at: int
+    data: str | None
+    attempt: int | None
+
+
+class Mirror:
+    """
+    Every entry that was ever durable, also those that continue_as_new has dropped since, and all runs as they are.
+
+    Args:
+        wrong: Told in words what must not be.
+
+    Attributes:
+        outcomes: Facts by (run, round, key): at most one each.
+        observed: Number of durable outcomes by (run, round).
+    """
+
+    def __init__(self, path: str, wrong: Callable[[str], None]) -> None:
+        self.connection = apsw.Connection(path)
+        self.wrong = wrong
+        self.runs: dict[int, Run] = {}
+        self.numbers: dict[str, int] = {}
+        self.facts: dict[int, list[Fact]] = defaultdict(list)
+        self.outcomes: dict[tuple[int, int, str], Fact] = {}
+        self.begun: set[tuple[int, int, str, int | None]] = set()
+        self.observed: dict[tuple[int, int], int] = defaultdict(int)
+        self.rounds: dict[int, int] = defaultdict(lambda: 1)
+        self.times: dict[int, int] = defaultdict(int)
+        self._version = -1
+        self._last = 0
+
+    def refresh(self, batch: Sequence[Operation] = ()) -> list[str]:
+        """
+        Take in what was committed; tell it in words, an empty list when nothing was.
+
+        Args:
+            batch: What was committed just now.
+        """
+        version = self.connection.execute("pragma data_version").get
+        if version == self._version:
+            return []
+        self._version = version
+        news = []
+        grown = set()
+        for row in self.connection.execute(ENTRIES, (self._last,)):
+            self._last = row[0]
+            grown.add(row[1])
+            news.append(f"{row[1]}.{row[2]} {row[3]} {row[4]}")
+            if row[3] == Kind.CONTINUED:
+                self._add_forgotten(row[1], row[2], batch)
+            self._append(row[1], *row[2:])
+        for row in self.connection.execute(RUNS):
+            run = Run(*row)
+            before = self.runs.get(run.number)
+            if before != run:
+                self.runs[run.number] = run
+                self.numbers[run.id] = run.number
+                self._moved(before, run)
+                news.append(f"{run.number} {run.status} epoch {run.epoch} owner {run.owner} due {run.due_at}")
+            elif run.ended and run.number in grown:
+                self.wrong(f"I3: the journal of {run.id} grew after its end")
+        return news or ["-"]
+
+    def _add_forgotten(self, number: int, seq: int, batch: Sequence[Operation]) -> None:
+        """Add the entries that came with a continue_as_new, which dropped them in the same commit."""
+        lines = (line for operation in batch for line in operation.lines if line[0] == "append")
+        entries = {line[1][2]: line[1] for line in lines if line[1][0] == number}
+        last = self.facts[number][-1].seq if self.facts[number] else 0
+        for place in range(last + 1, seq):
+            if place in entries:
+                _, _, _, kind, key, at, data, _, attempt, _ = entries[place]
+                self._append(number, place, kind, key, at, data, attempt)
+
+    def run(self, run_id: str) -> Run | None:
+        """The run of this id as it is now."""
+        number = self.numbers.get(run_id)
+        return None if number is None else self.runs[number]
+
+    def _append(  # noqa: PLR0917 - the columns of an entry
+        self, number: int, seq: int, kind: str, key: str, at: int, data: str | None, attempt: int | None
+    ) -> None:
+        facts = self.facts[number]
+        last = facts[-1].seq if facts else 0
+        if seq != last + 1:
+            self.wrong(f"the journal of run {number} has a gap: {last} is followed by {seq}")
+        round_ = self.rounds[number]
+        fact = Fact(round_, seq, kind, key, at, data, attempt)
+        facts.append(fact)
+        if kind in OUTCOMES:
+            self.observed[number, round_] += 1
+            if at < self.times[number]:
+                self.wrong(f"the time that run {number} sees goes back at {seq}")
+            self.times[number] = at
+            place = (number, round_, key)
+            if key and place in self.outcomes:
+                self.wrong(f"run {number} has two outcomes of {key!r}: {self.outcomes[place]} and {fact}")
+            self.outcomes[place] = fact
+        elif kind == Kind.ATTEMPT_STARTED:
+            mark = (number, round_, key, attempt)
+            if mark in self.begun:
+                self.wrong(f"run {number} began attempt {attempt} of {key!r} twice, which may run at most once")
+            self.begun.add(mark)
+        elif kind == Kind.CONTINUED:
+            self.rounds[number] += 1
+
+    def _moved(self, before: Run | None, run: Run) -> None:
+        if before is not None:
+            self._changed(before, run)
+        if run.ended:
+            last = self.facts[run.number][-1:]
+            if not last or last[0].kind != run.status:
+                self.wrong(f"{run.id} is {run.status}, and its journal ends with {last}")
+            if run.owner is not None or run.due_at is not None:
+                self.wrong(f"{run.id} is {run.status}, and owned or due: {run}")
+        elif run.owner is None and run.due_at is None:
+            self._resting(run)
+        elif run.status == "paused":
+            self.wrong(f"{run.id} is paused, and owned or due: {run}")
+
+    def _changed(self, before: Run, run: Run) -> None:
+        if before.ended and run.generation == before.generation:
+            self.wrong(f"I3: {run.id} changed after its end: {before} became {run}")
+        if run.epoch < before.epoch:
+            self.wrong(f"I1: the epoch of {run.id} went back from {before.epoch} to {run.epoch}")
+        if run.owner not in {None, before.owner} and run.epoch == before.epoch:
+            self.wrong(f"I1: {run.id} went from owner {before.owner} to {run.owner} in one epoch")
+        if run.generation == before.generation and not _reachable(before.status, run.status):
+            self.wrong(f"{run.id} moved from {before.status} to {run.status}")
+
+    def _resting(self, run: Run) -> None:
+        """I8: nobody owns it and no time is set, so something named must be awaited."""
+        if run.status == "paused":
+            if not run.reason:
+                self.wrong(f"I8: {run.id} is paused without a reason")
+            elif json.loads(run.reason).get("code") == "divergence":
+                self.wrong(f"I7: {run.id} diverged from its journal: {json.loads(run.reason)['message']}")
+        elif run.status not in MAY_WAIT or not json.loads(run.waiting_for or "[]"):
+            self.wrong(f"I8: {run.id} is lost: {run}")
+
+    def check_endings(self) -> None:
+        """One end per generation and run that has ended, none for others."""
+        for number, facts in self.facts.items():
+            ends = [fact for fact in facts if fact.kind in ENDINGS]
+            run = self.runs[number]
+            if len(ends) != run.generation - (not run.ended):
+                self.wrong(f"{run.id} in generation {run.generation} is {run.status} and has these ends: {ends}")
+
+
+def _reachable(old: str, new: str) -> bool:
+    """Whether legal moves lead from one status to the other; one commit may make several."""
+    found, open_ = {Status(old)}, [Status(old)]
+    while open_:
+        for following in MOVES[open_.pop()] - found:
+            found.add(following)
+            open_.append(following)
+    return Status(new) in found
+
+
+def rows(connection: apsw.Connection, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """All rows of a query."""
+    return list(connection.execute(sql, parameters))

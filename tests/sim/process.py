@@ -1,0 +1,203 @@
+"""One simulated operating-system process: an app with a worker or without, and the ways it can go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+import apsw
+
+from perdure import App, WorkerOptions, current_step
+from perdure.errors import StoreError, StoreUnavailable
+from perdure.store.changes import Changes
+from perdure.store.operation import Operation
+from perdure.testing.time import START, VirtualClock
+from perdure.worker.worker import Worker
+from tests.sim.loop import Killed, Lane
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+SICKNESSES: dict[str, Callable[[], Exception]] = {
+    "busy": lambda: apsw.BusyError("simulated"),
+    "full": lambda: apsw.FullError("simulated"),
+    "io": lambda: apsw.IOError("simulated"),
+}
+MILLISECOND = 1_000
+
+
+class Flaky(Exception):
+    """What a failing body raises."""
+
+
+class Process(Lane):
+    """
+    A process with its own connections, its own skewed clock and its own freshly made workflows.
+
+    Args:
+        worker: How its worker behaves; None for a client.
+        version: Of the code that is deployed.
+        skew: Microseconds that its clock is ahead.
+
+    Attributes:
+        number: Its worker's number in the database as last known; 0 for none.
+        sickness: What commits fail with, and reads when it is "read".
+    """
+
+    def __init__(self, world: World, name: str, *, worker: WorkerOptions | None, version: int, skew: int) -> None:
+        super().__init__(name)
+        self.world = world
+        self.version = version
+        self.options = worker
+        self.changes = Changes()
+        self.sickness = ""
+        self.sick_share = 0.0
+        self.commit_fuse: tuple[int, str] | None = None
+        self.ready = False
+        self.leaving = False
+        self.worker: Worker | None = None
+        self._poked = False
+        self.app = App(
+            f"sqlite:///{world.path}", worker=worker, clock=VirtualClock(world.loop, START + skew),
+            changes=self.changes, inline_only=True, synchronous="OFF", probe=self._probe,
+        )  # fmt: skip
+        self.flows = world.register(self)
+        world.loop.lanes.append(self)
+
+    # ---------------------------------------------------------------------------------------- life
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run it inside this process."""
+        return self.context.run(self.world.loop.create_task, coroutine)
+
+    async def boot(self) -> None:
+        """Open the app; a process that cannot is gone."""
+        try:
+            if self.options is None:
+                self.app._open()
+            else:
+                await self.app.__aenter__()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor starts another
+            self.world.note(self, f"could not start: {error}")
+            self.die("no start")
+            return
+        store = self.app.client.store
+        select = store.select
+
+        async def sick_select(sql: str, parameters: Sequence[Any] = ()) -> Any:
+            if self.sickness == "read" and self.world.chance.random() < self.sick_share:
+                problem = "simulated: the disk cannot be read"
+                raise StoreUnavailable(problem)
+            return await select(sql, parameters)
+
+        store.select = sick_select  # type: ignore[method-assign]
+        self.ready = True
+        self.world.note(self, f"is up as worker {self.number}")
+
+    async def leave(self) -> None:
+        """Stop in good order."""
+        self.leaving, self.ready = True, False
+        self.worker = self.app.worker
+        try:
+            await self.app._close()
+        except StoreError as error:
+            self.die(f"could not say goodbye: {error}")
+        else:
+            self.die("left")
+
+    def die(self, why: str) -> None:
+        """From now on nothing of it runs."""
+        self.world.note(self, f"dies: {why}")
+        self.ready = False
+        loop = self.world.loop
+        loop.keep_tasks()
+        self.end()
+        loop.lanes.remove(self)
+        # Not here: it may be in the middle of a transaction, which ends first, rolled back.
+        loop.call_soon(self._bury, context=loop.world.context)
+
+    def burn(self) -> None:
+        self.die("killed between two callbacks")
+
+    def _bury(self) -> None:
+        if self.app._client is not None:
+            self.app._client.store.abandon()
+
+    @property
+    def number(self) -> int:
+        """The worker's number; 0 without one."""
+        worker = self.worker or self.app.worker
+        return worker.number if worker else 0
+
+    # --------------------------------------------------------------------------------------- commits
+    def _probe(self, place: str, batch: Sequence[Operation]) -> None:
+        world = self.world
+        if place == "after_commit":
+            news = world.mirror.refresh(batch)
+            if news:
+                world.note(self, "commits", *news)
+                world.tell_others(self)
+            self._burn_at("after")
+        else:
+            if self.sickness in SICKNESSES and world.chance.random() < self.sick_share:
+                raise SICKNESSES[self.sickness]()
+            self._burn_at("before")
+
+    def _burn_at(self, place: str) -> None:
+        if self.commit_fuse is None or self.commit_fuse[1] != place:
+            return
+        left = self.commit_fuse[0] - 1
+        self.commit_fuse = (left, place)
+        if left < 0:
+            self.die(f"killed {place} a commit")
+            raise Killed
+
+    def poke(self, delay: float) -> None:
+        """Somebody else has committed: this process notices after a while."""
+        if not self._poked:
+            self._poked = True
+            self.world.loop.call_later(delay, self._notice, context=self.context)
+
+    def _notice(self) -> None:
+        self._poked = False
+        self.changes.committed_elsewhere()
+
+    # ---------------------------------------------------------------------------------------- bodies
+    def begin(self, spec: dict[str, Any]) -> tuple[str, int, str, int]:
+        """A body begins: see to it that it may (I2), and note it outside the store."""
+        info = current_step()
+        world, mirror = self.world, self.world.mirror
+        place = (info.run_id, spec["round"], info.key, info.attempt)
+        world.note(self, f"body {place} begins")
+        run = mirror.run(info.run_id)
+        if run is None:
+            world.wrong(f"I2: a body of {info.run_id} began before the run was durable")
+            return place
+        if mirror.observed[run.number, spec["round"]] < spec["seen"]:
+            world.wrong(f"I2: {place} began before what it depends on was durable")
+        if run.owner == self.number and self.number and run.epoch == self._epoch(run.number):
+            if run.ended or (run.number, spec["round"], info.key) in mirror.outcomes:
+                world.wrong(f"{place} began, and its outcome or the run's end was durable already")
+        if spec.get("once") and (run.number, spec["round"], info.key, info.attempt) not in mirror.begun:
+            world.wrong(f"{place} may run at most once, and began before that was durable")
+        world.bodies.setdefault(place, []).append(self.name)
+        return place
+
+    def _epoch(self, number: int) -> int | None:
+        worker = self.worker or self.app.worker
+        driver = worker._drivers.get(number) if worker else None
+        return driver.run.epoch if driver else None
+
+    def finish(self, place: tuple[str, int, str, int], spec: dict[str, Any]) -> int:
+        """A body ends: as its spec says, by attempt."""
+        if place[3] <= spec["fails"]:
+            self.world.ends.setdefault(place, []).append(None)
+            raise Flaky(f"{spec['value']}")
+        value = spec["value"] * 2 + 1
+        self.world.ends.setdefault(place, []).append(value)
+        return value
+
+    def text(self, value: Any) -> str:
+        """JSON as perdure stores it."""
+        return json.dumps(value)

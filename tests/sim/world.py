@@ -1,0 +1,390 @@
+"""A simulated world: processes on one file, callers who start, signal and steer runs, and a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from perdure import WorkerOptions
+from perdure.errors import PerdureError, RunError, RunFinished, RunNotFound, StoreError
+from perdure.store.operation import Operation
+from tests.sim import programs, workflows
+from tests.sim.faults import Chaos
+from tests.sim.loop import SimLoop
+from tests.sim.mirror import Mirror
+from tests.sim.process import MILLISECOND, Process
+
+PATIENCE_S = 6.0
+QUIET_S = 150.0
+"""Nothing in a program lasts longer than this, so a run that has not moved for as long never will."""
+
+
+@dataclass
+class Plan:
+    """A run that callers will start, and what they will do to it."""
+
+    id: str
+    workflow: str
+    job: dict[str, Any]
+    at: float
+    delay: float
+    timeout: float | None
+    started: bool = False
+    cancelled: bool = False
+    seen: list[tuple[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Sent:
+    """A signal that somebody tried to send: accepted, refused or unknown (None)."""
+
+    run: str
+    name: str
+    payload: str
+    key: str | None
+    accepted: bool | None = None
+
+
+class World:
+    """
+    Everything of one seed.
+
+    Args:
+        path: The SQLite file, migrated and empty.
+        tracing: Keep a line for everything that happens.
+
+    Attributes:
+        violations: Invariants that did not hold, in words.
+        bodies: Who began each attempt, by (run, round, key, attempt); `ends`: what they returned.
+    """
+
+    def __init__(self, seed: int, path: str, *, tracing: bool = False) -> None:
+        self.path = path
+        self.tracing = tracing
+        self.trace: list[str] = []
+        self.violations: list[str] = []
+        self.loop = SimLoop(Random(f"{seed}:loop"))
+        self.rng = Random(f"{seed}:world")
+        self.chance = Random(f"{seed}:store")
+        self.mirror = Mirror(path, self.wrong)
+        self.register = workflows.register
+        self.bodies: dict[tuple[str, int, str, int], list[str]] = {}
+        self.ends: dict[tuple[str, int, str, int], list[int | None]] = {}
+        self.sent: list[Sent] = []
+        self.processes: list[Process] = []
+        self.version = 1
+        self._made = 0
+        rng = self.rng
+        self.lease = rng.choice((3.0, 6.0, 9.0))
+        self.wanted_workers = rng.choice((1, 2, 2, 3, 4))
+        self.skew = rng.choice((0, 0, 50, 400)) * MILLISECOND
+        self.options = WorkerOptions(
+            concurrency=rng.choice((1, 2, 5, 100)), cached_runs=rng.choice((0, 1, 100)), lease=self.lease,
+            hold=rng.choice((0.0, 0.1, 2.0)), drain=rng.choice((0.05, 2.0)), most_takeovers=rng.choice((2, 4, 10)),
+        )  # fmt: skip
+        self.plans = [self._plan(f"r{place}") for place in range(rng.choice((2, 4, 6, 9)))]
+        self.chaos = Chaos(self, Random(f"{seed}:chaos"))
+        self.loop.before_step = self.chaos.before_step
+        self.supervising = True
+
+    def _plan(self, run_id: str) -> Plan:
+        rng = self.rng
+        sync = rng.random() < 0.2
+        program = programs.Draw(rng, rng.choice((2, 5, 9, 14))).program(sync=sync)
+        job = {"part": program, "round": 1, "rounds": rng.choice((1, 1, 1, 1, 2, 3))}
+        return Plan(
+            run_id, "sync_play" if sync else "play", job, at=rng.choice((0, 0, rng.uniform(0, 10))),
+            delay=rng.choice((0, 0, 0, 1.5)), timeout=rng.choice((None, None, None, None, 5.0)),
+        )  # fmt: skip
+
+    # ----------------------------------------------------------------------------------- what is noted
+    def wrong(self, what: str) -> None:
+        """An invariant does not hold."""
+        self.violations.append(f"{self.loop.time():.6f}: {what}")
+        self.note(None, f"WRONG {what}")
+
+    def note(self, process: Process | None, *what: str) -> None:
+        """Add to the trace."""
+        if self.tracing:
+            name = process.name if process else "world"
+            self.trace.append(f"{self.loop.time():11.6f} {self.loop.steps:6} {name:5} {' | '.join(what)}")
+
+    # -------------------------------------------------------------------------------------- processes
+    @property
+    def workers(self) -> list[Process]:
+        """The worker processes that are alive."""
+        return [process for process in self.processes if process.alive and process.options]
+
+    @property
+    def clients(self) -> list[Process]:
+        """The processes without a worker that are alive."""
+        return [process for process in self.processes if process.alive and not process.options]
+
+    async def boot(self, *, worker: bool) -> Process:
+        """Start a process."""
+        self._made += 1
+        rng = self.rng
+        process = Process(
+            self, f"{'w' if worker else 'c'}{self._made}", worker=self.options if worker else None,
+            version=self.version, skew=rng.randint(-self.skew, self.skew),
+        )  # fmt: skip
+        self.processes = [other for other in self.processes if other.alive] + [process]
+        self.graveyard.append(process)
+        with contextlib.suppress(TimeoutError):
+            await self.ask(process, process.boot)
+        return process
+
+    graveyard: list[Process]
+
+    async def ask(self, process: Process, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """
+        Have a process do something, and wait for its answer as another process would.
+
+        Raises:
+            TimeoutError: No answer came; perhaps it was done.
+        """
+        answer = self.loop.create_future()
+
+        async def run() -> None:
+            try:
+                result = await make()
+            except Exception as error:  # noqa: BLE001 - it is the asker's
+                if not answer.done():
+                    answer.set_exception(error)
+            else:
+                if not answer.done():
+                    answer.set_result(result)
+
+        process.spawn(run())
+        async with asyncio.timeout(PATIENCE_S):
+            return await answer
+
+    def tell_others(self, writer: Process) -> None:
+        """After a commit: the other processes notice, each in its time."""
+        for process in self.processes:
+            if process is not writer and process.alive:
+                process.poke(self.chance.choice((0.0, 0.001, 0.005, 0.05)))
+
+    async def supervise(self) -> None:
+        """Start workers for those that have ended, after a while."""
+        while self.supervising:
+            if len(self.workers) < self.wanted_workers:
+                await self.boot(worker=True)
+            await asyncio.sleep(self.rng.choice((0.1, 0.5, 2.0, 5.0)))
+
+    # ----------------------------------------------------------------------------------------- callers
+    def somebody(self) -> Process | None:
+        """A process that can be asked."""
+        ready = [process for process in self.processes if process.alive and process.ready]
+        return self.rng.choice(ready) if ready else None
+
+    async def insist(self, make: Callable[[Process], Coroutine[Any, Any, Any]]) -> Any:
+        """Ask one process after the other until one answers; what is asked may therefore be done twice."""
+        while True:
+            process = self.somebody()
+            if process is not None:
+                try:
+                    return await self.ask(process, lambda process=process: make(process))
+                except (TimeoutError, StoreError):
+                    pass
+            await asyncio.sleep(0.3)
+
+    async def script(self, plan: Plan) -> None:
+        """All that callers do with one run."""
+        rng = self.rng
+        listens = sorted(programs.listens(plan.job["part"]))
+        errands = [self._start(plan, plan.at)]
+        errands += [self._start(plan, plan.at + rng.uniform(0, 5)) for _ in range(rng.choice((0, 0, 1)))]
+        for name in listens:
+            errands += [self._signal(plan.id, name, plan.at + rng.uniform(-1, 12)) for _ in range(rng.choice((0, 1, 3)))]
+        if rng.random() < 0.15:
+            errands.append(self._cancel(plan, plan.at + rng.uniform(0, 8)))
+        if rng.random() < 0.2:
+            errands.append(self._pause(plan, plan.at + rng.uniform(0, 8)))
+        if rng.random() < 0.5:
+            errands.append(self._await_result(plan))
+        if rng.random() < 0.3:
+            errands.append(self._tail(plan))
+        await asyncio.gather(*errands)
+
+    async def _start(self, plan: Plan, at: float) -> None:
+        await asyncio.sleep(at)
+        options = {"id": plan.id, "delay": plan.delay, "timeout": plan.timeout}
+        await self.insist(lambda process: process.app.start(plan.workflow, plan.job, **options))
+        plan.started = True
+        if self.mirror.run(plan.id) is None:
+            self.wrong(f"{plan.id} was started, its caller was told so, and it is not there")
+
+    async def _signal(self, run_id: str, name: str, at: float) -> None:
+        await asyncio.sleep(max(0, at))
+        key = self.rng.choice((None, None, f"{run_id}-{name}-{self.rng.randrange(3)}"))
+        while True:
+            sent = Sent(run_id, name, f"{run_id}:{name}:{len(self.sent)}", key)
+            self.sent.append(sent)
+            process = self.somebody()
+            if process is None:
+                sent.accepted = False
+            else:
+                try:
+                    sent.accepted = await self.ask(
+                        process, lambda process=process, sent=sent: process.app.signal(run_id, name, sent.payload, key=key)
+                    )
+                except StoreError:
+                    # It says that nothing was stored.
+                    sent.accepted = False
+                except (RunNotFound, RunFinished):
+                    sent.accepted = False
+                    return
+                except TimeoutError:
+                    if key is None:
+                        return
+                else:
+                    return
+            await asyncio.sleep(0.4)
+
+    async def _cancel(self, plan: Plan, at: float) -> None:
+        await asyncio.sleep(at)
+        plan.cancelled = True
+        with contextlib.suppress(RunNotFound, RunFinished):
+            await self.insist(lambda process: process.app.cancel(plan.id, "enough"))
+
+    async def _pause(self, plan: Plan, at: float) -> None:
+        await asyncio.sleep(at)
+        with contextlib.suppress(RunNotFound):
+            await self.insist(lambda process: pause(process, plan.id))
+        await asyncio.sleep(self.rng.uniform(0, 6))
+        with contextlib.suppress(RunNotFound):
+            await self.insist(lambda process: resume(process, plan.id))
+
+    async def _await_result(self, plan: Plan) -> None:
+        """Wait for the result in the client's process, which never dies."""
+        while True:
+            try:
+                value = await self._in_client(lambda client: client.app.handle(plan.id, plan.workflow).result())
+            except (RunNotFound, StoreError):
+                await asyncio.sleep(1)
+            except RunError as error:
+                plan.seen.append((type(error).__name__, str(error)))
+                return
+            else:
+                plan.seen.append(("completed", value))
+                return
+
+    async def _tail(self, plan: Plan) -> None:
+        """Follow the journal from a cursor; every entry must come once, in order."""
+        after = 0
+
+        async def follow(client: Process) -> None:
+            nonlocal after
+            async for event in client.app.handle(plan.id).events(after=after):
+                if event.seq <= after:
+                    self.wrong(f"a follower of {plan.id} got entry {event.seq} after {after}")
+                after = event.seq
+
+        while True:
+            try:
+                await self._in_client(follow)
+            except (RunNotFound, StoreError):
+                await asyncio.sleep(1)
+            else:
+                break
+        facts = self.mirror.facts[self.mirror.numbers[plan.id]]
+        if after != facts[-1].seq:
+            self.wrong(f"a follower of {plan.id} stopped at entry {after} of {facts[-1].seq}")
+
+    async def _in_client(self, make: Callable[[Process], Coroutine[Any, Any, Any]]) -> Any:
+        answer = self.loop.create_future()
+
+        async def run() -> None:
+            try:
+                answer.set_result(await make(self.client))
+            except PerdureError as error:
+                answer.set_exception(error)
+
+        self.client.spawn(run())
+        return await answer
+
+    # -------------------------------------------------------------------------------------- the course
+    client: Process
+
+    async def live(self) -> None:
+        """Chaos while callers do what they do; then everything is healed and must come to its end."""
+        self.graveyard = []
+        self.client = await self.boot(worker=False)
+        supervisor = asyncio.ensure_future(self.supervise())
+        chaos = asyncio.ensure_future(self.chaos.in_time())
+        scripts = [asyncio.ensure_future(self.script(plan)) for plan in self.plans]
+        await asyncio.sleep(self.rng.uniform(5, 40))
+        chaos.cancel()
+        self.chaos.stop()
+        self.note(None, "HEALED")
+        if self.rng.random() < 0.5:
+            await self.boot(worker=True)
+        await self._until_all_ended(scripts)
+        self.supervising = False
+        await supervisor
+        for script in scripts:
+            if script.done():
+                script.result()
+            else:
+                script.cancel()
+        await asyncio.gather(*scripts, return_exceptions=True)
+        for process in (*self.workers, self.client):
+            if process.options and process.app.worker and process.app.worker.statistics["driven"]:
+                self.wrong(f"{process.name} still drives something: {process.app.worker.statistics}")
+            process.spawn(process.leave())
+        await asyncio.sleep(30)
+        if late := [process.name for process in self.processes if process.alive]:
+            self.wrong(f"these processes do not leave: {late}")
+
+    async def _until_all_ended(self, scripts: list[asyncio.Future[None]]) -> None:
+        """Resume what is paused, send what is waited for, until every run has ended and every caller is content."""
+        moved, quiet_since = -1, self.loop.time()
+        while not self.violations:
+            await asyncio.sleep(1)
+            open_ = [run for run in self.mirror.runs.values() if not run.ended]
+            if not open_ and all(script.done() for script in scripts):
+                return
+            total = sum(map(len, self.mirror.facts.values()))
+            if total != moved:
+                moved, quiet_since = total, self.loop.time()
+                continue
+            if self.loop.time() - quiet_since > QUIET_S:
+                states = "\n      ".join(map(str, open_)) or "callers still wait"
+                self.wrong(f"I8: nothing moves any more:\n      {states}")
+                return
+            for run in open_:
+                if run.status == "paused":
+                    await self.insist(lambda process, run=run: resume(process, run.id))
+                for topic in json.loads(run.waiting_for or "[]"):
+                    if topic.startswith("signal:"):
+                        await self._signal(run.id, topic.removeprefix("signal:"), 0)
+
+
+async def pause(process: Process, run_id: str) -> None:
+    """Ask for a pause, or pause a run that nobody drives."""
+    client = process.app.client
+    row = await client.row(run_id)
+    now = process.app._clock.now()
+    reason = json.dumps({"code": "operator", "message": "asked for", "at": now})
+    operation = Operation(changed=(row.number,))
+    operation.add("ask_pause", run_id, json.dumps("asked for"), now)
+    operation.add("pause_idle", run_id, row.epoch, reason)
+    operation.add("note", run_id, row.epoch + 1, "paused", reason, now)
+    await client.store.apply(operation)
+
+
+async def resume(process: Process, run_id: str) -> None:
+    """Let a paused run go on."""
+    client = process.app.client
+    row = await client.row(run_id)
+    now = process.app._clock.now()
+    operation = Operation(changed=(row.number,), makes_due=True)
+    operation.add("resume", run_id, row.epoch, now)
+    operation.add("note", run_id, row.epoch + 1, "resumed", None, now)
+    await client.store.apply(operation)
