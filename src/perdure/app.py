@@ -13,9 +13,9 @@ from perdure.client.client import Client
 from perdure.client.handle import RunHandle
 from perdure.clock import Clock, SystemClock
 from perdure.codec.payload import Codec, Payloads
-from perdure.engine.child import Takes0, Takes1, Takes2
+from perdure.engine.child import Takes0, Takes1, Takes2, Takes3
 from perdure.engine.context import Context
-from perdure.engine.definition import Registry, Step, StepOptions, Workflow, WorkflowOptions
+from perdure.engine.definition import AsyncStep, Registry, Step, StepOptions, SyncStep, Workflow, WorkflowOptions
 from perdure.engine.threaded import SyncContext
 from perdure.errors import InvalidOption, StoreClosed
 from perdure.model.limits import Limits
@@ -29,6 +29,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A")
 B = TypeVar("B")
+C = TypeVar("C")
 Synchronous = Literal["FULL", "NORMAL"]
 
 
@@ -36,9 +37,9 @@ class StepDecorator(Protocol):
     """What ``@app.step(…)`` applies to the function."""
 
     @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncStep[P, R]: ...  # type: ignore[overload-overlap]  # the first one that fits counts
     @overload
-    def __call__(self, fn: Callable[P, R], /) -> Step[P, R]: ...
+    def __call__(self, fn: Callable[P, R], /) -> SyncStep[P, R]: ...
 
 
 class WorkflowDecorator(Protocol):
@@ -162,9 +163,9 @@ class App:
 
     # ------------------------------------------------------------------------------------ defining
     @overload
-    def step(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+    def step(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncStep[P, R]: ...  # type: ignore[overload-overlap]  # the first one that fits counts
     @overload
-    def step(self, fn: Callable[P, R], /) -> Step[P, R]: ...
+    def step(self, fn: Callable[P, R], /) -> SyncStep[P, R]: ...
     @overload
     def step(self, /, **options: Any) -> StepDecorator: ...
     def step(self, fn: Any = None, /, **options: Any) -> Any:
@@ -301,11 +302,20 @@ class App:
         timeout: float | timedelta | None = ..., delay: float | timedelta = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
+    async def start(
+        self, workflow: Takes3[A, B, C, R], a: A, b: B, c: C, /, *, id: str | None = ..., tags: Iterable[str] = ...,
+        timeout: float | timedelta | None = ..., delay: float | timedelta = ...,
+    ) -> RunHandle[R]: ...  # fmt: skip
+    @overload
     async def start(self, workflow: str, /, *args: Any, **options: Any) -> RunHandle[Any]: ...
     async def start(self, workflow: Any, /, *args: Any, **options: Any) -> RunHandle[Any]:
         """See `Client.start`; the input follows the workflow."""
         return await self.client.start(workflow, args, **options)
 
+    @overload
+    def handle(self, run_id: str, workflow: Workflow[..., R]) -> RunHandle[R]: ...
+    @overload
+    def handle(self, run_id: str, workflow: str | None = None) -> RunHandle[Any]: ...
     def handle(self, run_id: str, workflow: Any = None) -> RunHandle[Any]:
         """See `Client.handle`."""
         return self.client.handle(run_id, workflow)

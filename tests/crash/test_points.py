@@ -13,7 +13,19 @@ POINTS = (
     "release", "renew", "send", "start", "start_child", "take", "take_keyed", "transaction", "wake", "wake_id",
 )  # fmt: skip
 TAKEOVER = ("bury", "declare_dead", "expire_runs")
+GATE = ["open", "left", "right", "WATCH", "CLOSED"]
+ORDER = ["ORDER 1", ["A", "b", "c"], 7, "BILLPAID", "yes", 40_000, "y", 36]
+STEERED = [[GATE] * 3, [ORDER] * 3, "1 go 2"]
 """These are committed only when a worker has died before."""
+STEERING = (
+    "ask_pause", "clear_doomed", "copy_entry", "doom", "drop_blob_refs", "drop_blobs", "drop_control", "drop_inbox",
+    "drop_journal", "drop_keyed", "drop_orphans", "drop_runs", "drop_tags", "drop_taken", "fork_child",
+    "forget_workers", "guard", "guard_there", "guard_vacant", "note", "pause_idle", "pause_own", "recall", "rerun",
+    "restore", "resume", "tell_end",
+)  # fmt: skip
+"""What operators add to them."""
+KINDS = ("ask_pause", "copy_entry", "doom", "drop_orphans", "pause_idle", "pause_own", "rerun", "resume")
+"""One statement for each kind of commit of an operator's; the others come with these."""
 MOST_DEATHS = 3
 
 
@@ -64,3 +76,31 @@ def test_kill_at_a_commit_leaves_the_same_end(place, undisturbed, statement, mom
         check_all_ended(database)
         check_deeds(database, place.deeds(), most=deaths + 1)
         assert shape(database) == expected
+
+
+def test_the_named_points_of_operators_are_all_that_they_pass(place):
+    """A kind of commit that the test below does not kill at would be left unproven."""
+    child = place.start(roles.operator)
+    ends, seen = child.expect("ended")
+    assert ends == STEERED
+    assert seen - set(POINTS) == set(STEERING)
+
+
+@pytest.mark.parametrize("moment", ["before_commit", "after_commit"])
+@pytest.mark.parametrize("statement", KINDS)
+def test_kill_at_an_operators_commit_leaves_the_same_end(place, statement, moment):
+    """A death at this point would leave an operator's work half done, or a run that cannot be steered any more."""
+    deaths, code = 0, -9
+    while code:
+        kill = {"kill": (moment, statement, deaths + 1)} if deaths < MOST_DEATHS else {}
+        child = place.start(roles.operator, **kill)
+        code = child.join()
+        with place.scene() as scene:
+            check(scene)
+        assert code in {0, -9}, str(child)
+        deaths += code != 0
+    assert deaths > 0, f"{statement} was never committed"
+    assert child.expect("ended")[0] == STEERED
+    with place.read() as database:
+        check_all_ended(database)
+        assert database.execute("select count(*) from perdure_runs where id in ('pruned', 'gate-fork')").get == 1

@@ -71,6 +71,7 @@ def test_poison_is_paused_with_the_reason_while_innocent_runs_complete(place: Pl
     reason = json.loads(place.value("select reason from perdure_runs where id = 'poison'"))
     assert reason["code"] == "poison"
     assert "died 3 times in a row" in reason["message"]
+    assert place.rows("select id from perdure_runs where status = 'paused'") == [("poison",)]
     for run in innocent:
         assert client.ask("result", run) == 10
     assert [deed.attempt for deed in place.deeds() if deed.key == "kills_its_process"] == [1, 1, 1]

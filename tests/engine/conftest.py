@@ -15,6 +15,7 @@ from perdure.model.entry import ENDINGS, OUTCOMES
 from perdure.store.operation import Operation
 from perdure.testing.time import START, run_virtual
 
+PATIENCE = 500 * 86_400
 BEGIN = to_datetime(START)
 
 
@@ -125,7 +126,10 @@ class Lab:
         """Wait for a run's end."""
         handle, value, error = app.handle(run_id, workflow), None, None
         try:
-            value = await handle.result()
+            async with asyncio.timeout(PATIENCE):
+                value = await handle.result()
+        except TimeoutError:
+            raise AssertionError(f"{await handle.info()} does not end: {await self.journal(app, run_id)}") from None
         except RunFailed as failed:
             error = failed.cause
         except RunCancelled as cancelled:

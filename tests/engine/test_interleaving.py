@@ -46,13 +46,13 @@ class Play:
         try:
             a = await self.step("a", n)
             b = await self.step("b", a * 10)
+            self.trace.append(("b", n))
+            if len(self.trace) % 2:
+                await asyncio.sleep(n % 3)
+                self.trace.append(("odd", await self.step("odd", 1)) if n % 2 else "even")
         except Unlucky as error:
             self.trace.append(("unlucky", str(error)))
             return -n
-        self.trace.append(("b", n))
-        if len(self.trace) % 2:
-            await asyncio.sleep(n % 3)
-            self.trace.append(("odd", await self.step("odd", 1)) if n % 2 else "even")
         return b
 
     async def gathering(self):
@@ -151,20 +151,16 @@ def test_any_interleaving_replays_alike(lab, seed):
             begun = len(ran)
             await lab.check_replay(app, ended)
             assert len(ran) == begun, "a replay of the whole journal ran a body"
-            for _ in range(2):
-                cut = rng.randrange(1, len(ended.events))
-                await lab.rerun(app, "r", cut)
-                again = await lab.ended(app, "r")
-                assert again.status == "completed", again.error
-                kept = {event.key for event in ended.events[:cut] if event.kind == "step_completed"}
-                anew = {event.key for event in again.events[len(ended.events) :] if event.kind == "step_completed"}
-                assert not kept & anew, "a step that was kept was recorded once more"
-                begun = len(ran)
-                await lab.check_replay(app, again)
-                assert len(ran) == begun
-                await lab.rerun(app, "r", cut)
-                ended = await lab.ended(app, "r")
-                if ended.status != "completed":
-                    raise ended.error
+            cut = rng.randrange(1, len(ended.events))
+            await lab.rerun(app, "r", cut)
+            again = await lab.ended(app, "r")
+            assert again.status == "completed", again.error
+            kept = {event.key for event in ended.events[:cut] if event.kind == "step_completed"}
+            anew = [event.key for event in again.events[len(ended.events) :] if event.kind == "step_completed"]
+            assert not kept & set(anew), "a step that was kept was recorded once more"
+            assert len(anew) == len(set(anew))
+            begun = len(ran)
+            await lab.check_replay(app, again)
+            assert len(ran) == begun, "a replay of the continued journal ran a body"
 
     lab.play(main)

@@ -1,5 +1,5 @@
 """
-Simulate one seed: `python -m tests.sim.run SEED` prints everything that happens.
+Simulate one seed: `python -m tests.sim.run SEED` prints everything that happens, with --digest only its hash.
 
 The same seed gives the same course of things, whatever PYTHONHASHSEED says.
 """
@@ -155,11 +155,12 @@ def _tear_down(world: World) -> None:
     world.loop.close()
 
 
-def _main(seed: int) -> None:
-    result = simulate(seed, tracing=True)
-    print("\n".join(result.trace))  # noqa: T201 - what it is for
-    print(result, result.digest, sep="\n")  # noqa: T201 - as above
+def _main(arguments: list[str]) -> None:
+    only_digest = arguments[:1] == ["--digest"]
+    for seed in arguments[only_digest:]:
+        result = simulate(int(seed), tracing=True)
+        print(*([result.digest] if only_digest else [*result.trace, result]), sep="\n")  # noqa: T201 - what it is for
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]))
+    _main(sys.argv[1:])

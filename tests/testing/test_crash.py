@@ -1,6 +1,7 @@
 import asyncio
 from collections import Counter
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -114,8 +115,12 @@ def test_bodies_that_ran_twice_are_told(kit):
             await ctx.step(f"step {place}", began.total)
 
     report = kit.crash_everywhere(three_steps)
-    assert report.commits == ("step completed 'step 0'", "step completed 'step 1'", "step completed 'step 2', completed")
-    # Each body is repeated when its outcome is lost, and when it has begun by the time of the kill after the last.
+    assert report.commits == (
+        "step completed 'step 0'",
+        "step completed 'step 1'",
+        "step completed 'step 2', completed",
+    )
+    # Each body is repeated when its outcome is lost; after the commit before that, it has not begun.
     assert set(report.repeated) == {"step 0", "step 1", "step 2"}
     assert set(report.repeated.values()) == {1}
 
@@ -187,6 +192,27 @@ def test_an_effect_that_a_second_attempt_doubles_is_found_by_observing(kit):
     kit.crash_everywhere(charging_once, before=charged.clear, observe=charged.copy)
 
 
+def test_bodies_in_threads_do_the_same_in_each_passage(kit):
+    """A crash test would pass or fail by chance, as a thread that outlives its worker does its work or not."""
+
+    @app.workflow(name="threads")
+    async def threads(ctx: Context) -> None:
+        def work(name: str) -> None:
+            began[name] += 1
+
+        await asyncio.gather(*(ctx.step(f"work {number}", partial(work, f"{number}")) for number in range(8)))
+
+    reports, seen = [], []
+    for _ in range(3):
+        reports.append(
+            kit.crash_everywhere(threads, before=lambda: seen.append(dict(began)) or began.clear()).repeated
+        )
+        seen.append(None)
+    third = len(seen) // 3
+    assert seen[1:third] == seen[third + 1 : 2 * third] == seen[2 * third + 1 :]
+    assert reports[0] == reports[1] == reports[2]
+
+
 def test_a_part_of_the_result_can_be_left_out_of_the_comparison(kit):
     """A workflow whose result rightly depends on how long steps took could not be tested."""
 
@@ -208,16 +234,16 @@ def test_a_failure_must_stay_the_same_too(kit):
     calls = []
 
     @app.workflow(name="failing")
-    async def failing(ctx: Context, changing: bool) -> None:
+    async def failing(ctx: Context, at_most: int) -> None:
         calls.append("replayed code")
         await ctx.step("work", lambda: None)
-        raise LookupError(f"missing {len(calls) if changing else 1}")
+        raise LookupError(f"missing {min(len(calls), at_most)}")
 
-    assert kit.crash_everywhere(failing, False).result is None
+    assert kit.crash_everywhere(failing, 1).result is None
     with pytest.raises(CrashMismatch, match="LookupError: missing 1' without the kill"):
-        kit.crash_everywhere(failing, True, before=calls.clear)
+        kit.crash_everywhere(failing, 2, before=calls.clear)
     with pytest.raises(RunFailed, match="missing"):
-        kit.run(failing, False)
+        kit.run(failing, 1)
 
 
 def test_each_passage_begins_with_the_kits_database_as_it_is(kit):

@@ -59,7 +59,7 @@ async def purchase(ctx: Context, name: str) -> dict[str, object]:
 
 async def approve(run: RunHandle[object]) -> None:
     await asyncio.sleep(3 * 86_400)
-    await run.signal("approval", True)
+    await run.signal("approval", data=True)
 
 
 others["purchase"] = approve

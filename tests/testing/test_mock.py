@@ -151,8 +151,13 @@ def test_a_mock_is_held_to_the_steps_declared_type(kit):
 
 @pytest.mark.parametrize(
     ("target", "options"),
-    [(pay, {}), (7, {}), ("charge", {"returns": 1, "raises": ValueError}), (charge, {"raises": OSError, "side_effect": int})],
-)  # fmt: skip
+    [
+        (pay, {}),
+        (7, {}),
+        ("charge", {"returns": 1, "raises": ValueError}),
+        (charge, {"raises": OSError, "side_effect": int}),
+    ],
+)
 def test_nonsense_is_refused(kit, target, options):
     """A mock of a workflow, or with two answers, would silently do something else than meant."""
     with pytest.raises(InvalidOption), kit.mock(target, **options):

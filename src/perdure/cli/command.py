@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import os
 import sys
@@ -55,13 +54,8 @@ class Session:
 
     def __init__(self, *, json: bool, url: str | None = None, app: str | None = None) -> None:
         self.out = Output(as_json=json)
+        self.app = load_app(app, "--app") if app else None
         self._named_url = url
-        self._named_app = app
-
-    @functools.cached_property
-    def app(self) -> App | None:
-        """The user's app, imported when first needed."""
-        return load_app(self._named_app, "--app") if self._named_app else None
 
     @property
     def url(self) -> str:
@@ -115,8 +109,9 @@ def command(group: typer.Typer, name: str, *, database: bool = True) -> Callable
 
         def run(**given: Any) -> None:
             given.pop("debug")  # read by `Root`, which sees errors of the command line as well
-            session = Session(json=given.pop("json"), **{key: given.pop(key) for key in shared})
             try:
+                # Imports the app, which must not happen while a loop is running.
+                session = Session(json=given.pop("json"), **{key: given.pop(key) for key in shared})
                 outcome = fn(session, **given)
                 if inspect.iscoroutine(outcome):
                     asyncio.run(outcome)

@@ -31,7 +31,8 @@ async def doctor(session: Session) -> None:
             style = _STYLES[finding.severity]
             out.text(Text.assemble((finding.severity, style), f"  {visible(finding.message)}  [{finding.code}]"))
             if finding.examples:
-                rest = "" if finding.count <= len(finding.examples) else f" and {finding.count - len(finding.examples):,} more"
+                more = finding.count - len(finding.examples)
+                rest = f" and {more:,} more" if more > 0 else ""
                 out.text(f"    {', '.join(finding.examples)}{rest}")
             out.text(f"    {finding.what_to_do}\n")
         verdict = "healthy" if healthy else "not healthy"

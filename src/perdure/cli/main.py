@@ -7,14 +7,14 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib import metadata
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from perdure.cli import db, doctor, run, steer, worker
+from perdure.cli import db, doctor, run, worker
 from perdure.cli.command import Session, command
 from perdure.cli.exits import INTERRUPTED, UNEXPECTED, USAGE, table
 from perdure.cli.output import plain, visible
@@ -24,16 +24,20 @@ from perdure.errors import PerdureError, UsageError
 _BadCommandLine: type[Exception] = typer.BadParameter.__mro__[2]
 
 
+_ORDER = ("run", "worker", "workers", "db", "doctor", "exit-codes")
+
+
 class Root(TyperGroup):
     """Ends every command, and every mistake in a command line, with its exit code and a readable error."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands in the order in which people meet them; typer puts groups last."""
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
         """Run a command line and leave by SystemExit."""
         words = list(sys.argv[1:] if args is None else args)
-        if "--" in words:
-            flags = words[: words.index("--")]
-        else:
-            flags = words
+        flags = words[: words.index("--")] if "--" in words else words
         options["standalone_mode"] = False
         debug = "--debug" in flags or bool(os.environ.get("PERDURE_DEBUG"))
         try:
@@ -89,19 +93,22 @@ app = typer.Typer(
     epilog="`perdure exit-codes` lists what the exit codes mean. NO_COLOR takes the colours away.",
 )
 app.add_typer(run.group, name="run")
+command(app, "worker", database=False)(worker.work)
+command(app, "workers")(worker.workers)
 app.add_typer(db.group, name="db")
+command(app, "doctor")(doctor.doctor)
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001 - typer calls it so
     if value:
-        sys.stdout.write(f"perdure {version('perdure')}\n")
+        sys.stdout.write(f"perdure {metadata.version('perdure')}\n")
         raise typer.Exit
 
 
 @app.callback()
 def options(
     *,
-    version: Annotated[  # noqa: ARG001 - the callback prints it
+    version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
@@ -116,7 +123,8 @@ def exit_codes(session: Session) -> None:
         listed = [{"exit_code": code, "meaning": meaning, "errors": errors} for code, meaning, errors in rows]
         session.out.document({"exit_codes": listed})
         return
-    session.out.table(("CODE", "MEANING", "ERRORS"), [(str(code), text, ", ".join(errors)) for code, text, errors in rows])
+    cells = [(str(code), meaning, ", ".join(errors)) for code, meaning, errors in rows]
+    session.out.table(("CODE", "MEANING", "ERRORS"), cells)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields as fields_of
 from dataclasses import is_dataclass
@@ -108,14 +108,18 @@ def _console(*, stderr: bool) -> Console:
     return console
 
 
+_FORMS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (Enum, lambda value: value.value),
+    (datetime, datetime.isoformat),
+    (timedelta, timedelta.total_seconds),
+)
+
+
 def plain(value: Any) -> Any:
     """A value as JSON takes it: times in ISO 8601, spans in seconds, dataclasses as objects."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
+    for kind, form in _FORMS:
+        if isinstance(value, kind):
+            return form(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields_of(value)}
     if isinstance(value, dict):

@@ -8,9 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Column
 
-from perdure.app import App
 from perdure.cli.command import Session, command
-from perdure.cli.output import in_words, status_text, took, when
+from perdure.cli.output import status_text, took, when
 from perdure.cli.show import picture_of, print_event, remark
 from perdure.cli.show import show as show_picture
 from perdure.cli.start import check_known, checked_input, only, raw_input
@@ -54,7 +53,8 @@ async def start(
     given = [data(value, "values") for value in values or ()]
     by_name = fields(named, "--input") if named is not None else {}
     if session.app:
-        text, options = checked_input(session.app, workflow, given, by_name), session.app.registry.get(workflow).settings
+        text = checked_input(session.app, workflow, given, by_name)
+        options = session.app.registry.get(workflow).settings
     else:
         text, options = raw_input(given, by_name), WorkflowOptions()
     registry = only(workflow, text, options)
@@ -102,7 +102,8 @@ async def list_runs(
     parent: Annotated[str | None, typer.Option(help="Children of the run with this id.")] = None,
     tag: Annotated[str | None, typer.Option(help="With this tag.")] = None,
     since: Annotated[
-        str | None, typer.Option(help="Created at this time or later: 2026-08-01, 2026-08-01T09:30, or 2h for 2 hours ago.")
+        str | None,
+        typer.Option(help="Created at this time or later: 2026-08-01, 2026-08-01T09:30, or 2h for 2 hours ago."),
     ] = None,
     until: Annotated[str | None, typer.Option(help="Created before this time.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=MAX_PAGE, help="Most runs to list.")] = 50,
@@ -121,7 +122,7 @@ async def list_runs(
     if out.as_json:
         out.document({"runs": runs, "next": more})
         return
-    columns = [
+    columns: list[str | Column] = [
         Column("RUN", overflow="fold"), "WORKFLOW", Column("STATUS", no_wrap=True), Column("CREATED", no_wrap=True),
         Column("TOOK", no_wrap=True), "",
     ]  # fmt: skip

@@ -115,7 +115,7 @@ def show(out: Output, picture: Picture, *, full: bool) -> None:
         _show_reason(out, info.reason)
     if picture.children:
         out.text("\nChildren", "bold")
-        columns = [Column("RUN", overflow="fold"), "WORKFLOW", "STATUS", "TOOK", ""]
+        columns: list[str | Column] = [Column("RUN", overflow="fold"), "WORKFLOW", "STATUS", "TOOK", ""]
         out.table(columns, [
             (run.id, run.workflow, status_text(run.status), took(run.started_at, run.finished_at), remark(run))
             for run in picture.children
@@ -171,7 +171,7 @@ def _show_journal(out: Output, picture: Picture) -> None:
     begun = picture.info.created_at
     taken = 62 + min(40, max((len(event.key) for event in picture.journal), default=0))
     room = max(20, out.room - taken) if out.console.is_terminal else out.room
-    columns = [
+    columns: list[str | Column] = [
         Column("SEQ", justify="right"), Column("AFTER", no_wrap=True), Column("KIND", no_wrap=True),
         Column("KEY", overflow="fold"), Column("TRY", justify="right"), Column("TOOK", no_wrap=True),
         Column("DATA", overflow="fold"),

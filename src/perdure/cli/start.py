@@ -61,7 +61,7 @@ def raw_input(values: Sequence[Any], named: dict[str, Any]) -> str:
         option = "values"
         problem = (
             "which parameters they are for is known only with --app module:app; without it, name them: "
-            '--input \'{"order": …}\''
+            "--input '{\"order\": …}'"
         )
         raise InvalidOption(option, problem)
     return canonical_json(named, "The input")

@@ -128,7 +128,9 @@ async def signal(
         str, typer.Argument(metavar="[JSON]", help="What to send: JSON, a plain word, @file or -.")
     ] = "null",
     *,
-    key: Annotated[str | None, typer.Option(help="Of several signals with this name and key only the first counts.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Of several signals with this name and key only the first counts.")
+    ] = None,
 ) -> None:
     """Send a signal to a run, whether it waits for one yet or not."""
     payload = data(value, "JSON")

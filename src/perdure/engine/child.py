@@ -14,6 +14,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 A_contra = TypeVar("A_contra", contravariant=True)
 B_contra = TypeVar("B_contra", contravariant=True)
+C_contra = TypeVar("C_contra", contravariant=True)
 
 
 class ChildOptions(TypedDict, total=False):
@@ -41,6 +42,12 @@ class Takes2(Protocol[A_contra, B_contra, R_co]):
     """A workflow of two inputs."""
 
     def _types(self, a: A_contra, b: B_contra, /) -> R_co: ...
+
+
+class Takes3(Protocol[A_contra, B_contra, C_contra, R_co]):
+    """A workflow of three inputs."""
+
+    def _types(self, a: A_contra, b: B_contra, c: C_contra, /) -> R_co: ...
 
 
 class Child(Generic[R]):

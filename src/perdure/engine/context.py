@@ -15,7 +15,7 @@ from perdure import ids
 from perdure.clock import SECOND, from_datetime, micros, to_datetime
 from perdure.codec.canonical import fingerprint
 from perdure.codec.value import codec_for
-from perdure.engine.child import Child, ChildOptions, Takes0, Takes1, Takes2
+from perdure.engine.child import Child, ChildOptions, Takes0, Takes1, Takes2, Takes3
 from perdure.engine.combine import MapResult, map_items, race
 from perdure.engine.current import current_step
 from perdure.engine.definition import Registry, Step, StepOptions, Workflow
@@ -34,6 +34,7 @@ A_contra = TypeVar("A_contra", contravariant=True)
 B_contra = TypeVar("B_contra", contravariant=True)
 A = TypeVar("A")
 B = TypeVar("B")
+C = TypeVar("C")
 T = TypeVar("T")
 D = TypeVar("D")
 log = logging.getLogger("perdure.run")
@@ -241,6 +242,10 @@ class Context:
     @overload
     async def call(self, workflow: Takes2[A, B, R], a: A, b: B, /, **options: Unpack[ChildOptions]) -> R: ...
     @overload
+    async def call(
+        self, workflow: Takes3[A, B, C, R], a: A, b: B, c: C, /, **options: Unpack[ChildOptions]
+    ) -> R: ...  # fmt: skip
+    @overload
     async def call(self, workflow: str, /, *args: Any, **options: Unpack[ChildOptions]) -> Any: ...
     async def call(self, workflow: Any, /, *args: Any, **options: Any) -> Any:
         """
@@ -264,6 +269,10 @@ class Context:
     async def start(self, workflow: Takes1[A, R], a: A, /, **options: Unpack[ChildOptions]) -> Child[R]: ...
     @overload
     async def start(self, workflow: Takes2[A, B, R], a: A, b: B, /, **options: Unpack[ChildOptions]) -> Child[R]: ...
+    @overload
+    async def start(
+        self, workflow: Takes3[A, B, C, R], a: A, b: B, c: C, /, **options: Unpack[ChildOptions]
+    ) -> Child[R]: ...  # fmt: skip
     @overload
     async def start(self, workflow: str, /, *args: Any, **options: Unpack[ChildOptions]) -> Child[Any]: ...
     async def start(
@@ -374,12 +383,23 @@ class Context:
 
     @overload
     async def map(
-        self, fn: Callable[[A], Awaitable[R]] | Step[[A], R] | Takes1[A, R], items: Iterable[A], /, *,
+        self, fn: Step[[A], R] | Takes1[A, R], items: Iterable[A], /, *,
         concurrency: int | None = None, name: str | None = None,
     ) -> list[R]: ...  # fmt: skip
     @overload
     async def map(
-        self, fn: Callable[[A], Awaitable[R]] | Step[[A], R] | Takes1[A, R], items: Iterable[A], /, *,
+        self, fn: Step[[A], R] | Takes1[A, R], items: Iterable[A], /, *,
+        concurrency: int | None = None, name: str | None = None,
+        min_success: int | None = None, tolerate: float | None = None,
+    ) -> MapResult[R]: ...  # fmt: skip
+    @overload
+    async def map(
+        self, fn: Callable[[A], Awaitable[R]], items: Iterable[A], /, *,
+        concurrency: int | None = None, name: str | None = None,
+    ) -> list[R]: ...  # fmt: skip
+    @overload
+    async def map(
+        self, fn: Callable[[A], Awaitable[R]], items: Iterable[A], /, *,
         concurrency: int | None = None, name: str | None = None,
         min_success: int | None = None, tolerate: float | None = None,
     ) -> MapResult[R]: ...  # fmt: skip

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property, update_wrapper
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from perdure.clock import micros
 from perdure.codec.call import CallCodec
@@ -111,12 +111,26 @@ class Step(Generic[P, R]):
         """Call the function itself, without durability."""
         return self.fn(*args, **kwargs)
 
-    def _types(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Never called: it carries the types to the context's signatures."""
-        raise NotImplementedError
-
     def __repr__(self) -> str:
         return f"<step {self.name}>"
+
+
+if TYPE_CHECKING:
+
+    class AsyncStep(Step[P, R]):
+        """A step of a coroutine function, as type checkers see it."""
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+            """Call the function itself."""
+
+    class SyncStep(Step[P, R]):
+        """A step of a plain function, as type checkers see it."""
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+            """Call the function itself."""
+
+else:
+    AsyncStep = SyncStep = Step
 
 
 @dataclass(frozen=True, slots=True)

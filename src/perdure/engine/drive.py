@@ -25,7 +25,7 @@ from perdure.engine.steps import Steps
 from perdure.engine.transact import transact
 from perdure.engine.waits import CANCEL, PAUSE, Waits
 from perdure.engine.writer import Writer
-from perdure.errors import HistoryTooLong, PerdureError, Stalled, StartConflict
+from perdure.errors import HistoryTooLong, PerdureError, Stalled, StartConflict, StoreError
 from perdure.model.entry import Entry, Kind
 from perdure.model.run import Claimed, Message
 from perdure.model.status import Status
@@ -33,6 +33,7 @@ from perdure.store.record import Record
 
 log = logging.getLogger("perdure.engine")
 ENDED = "the run has ended"
+STORE_RETRY = 200_000  # microseconds
 END_KINDS = {
     Status.COMPLETED: Kind.COMPLETED,
     Status.FAILED: Kind.FAILED,
@@ -351,7 +352,13 @@ class Driver:
                 attempt=request.attempt, fingerprint=request.fingerprint, durable=True,
             )  # fmt: skip
         elif error is not None:
-            if self.machine.wanted.get(request.key) is request:
+            if self.machine.wanted.get(request.key) is not request:
+                pass
+            elif isinstance(error, StoreError) and error.retryable:
+                # The database failed, not the step: the attempt does not count, as with any other commit.
+                request.retry_at = self._now() + STORE_RETRY
+                self._waits.add(request)
+            else:
                 self._steps.failed(request, error, self._now())
         else:
             self.lose()

@@ -14,7 +14,8 @@ import logging
 import sys
 from asyncio import events
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVarTuple
 
 from perdure.errors import BlockingCall, EngineSignal
@@ -261,3 +262,19 @@ _OWN = set(vars(PrivateLoop))
 for _name, _value in vars(asyncio.AbstractEventLoop).items():
     if callable(_value) and not _name.startswith("_") and _name not in _OWN:
         setattr(PrivateLoop, _name, _refusing(_name))
+
+
+_as_completed = asyncio.as_completed
+
+
+@wraps(_as_completed)
+def as_completed(fs: Iterable[Awaitable[Any]], *, timeout: float | None = None) -> Any:  # noqa: D103 - as wrapped
+    # asyncio puts coroutines into a set, by their addresses, before it makes tasks of them in the set's order:
+    # another order on every replay. In a workflow the tasks are therefore made first, in the order given (I7).
+    if isinstance(events._get_running_loop(), PrivateLoop) and isinstance(fs, Iterable):  # noqa: SLF001 - as above
+        fs = [asyncio.ensure_future(each) for each in fs]
+    return _as_completed(fs, timeout=timeout)
+
+
+for _module in (asyncio, asyncio.tasks):
+    vars(_module)["as_completed"] = as_completed

@@ -263,7 +263,7 @@ class Scenario(Generic[R]):
         trap = passage.trap
         first = outside.variant(probe=trap)
         async with first:
-            trap.worker = first.worker
+            worker = trap.worker = first.worker
             over = asyncio.ensure_future(_all_ended(outside, run))
             killed = asyncio.ensure_future(trap.sprung.wait())
             try:
@@ -275,6 +275,9 @@ class Scenario(Generic[R]):
                 over.cancel()
                 killed.cancel()
                 await asyncio.gather(over, killed, return_exceptions=True)
+        if worker is not None:
+            # A thread cannot be killed. So that passages are alike, bodies in threads always get to their end.
+            await asyncio.to_thread(worker.threads.shutdown)
         passage.durable = _durable(await _family(outside.client, self.run_id))
         # On one machine others see at once that a process is gone; here nobody waits for its lease to end.
         for worker in await outside.client.workers():

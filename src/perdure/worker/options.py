@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from perdure.clock import micros
 from perdure.errors import InvalidOption
+from perdure.ids import check_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class WorkerOptions:
         drain: How long running bodies may take when the worker stops.
         blocked: A loop that does not answer for this long is reported, with the stack that blocks it.
         most_takeovers: A run whose worker dies this often in a row without progress of the run is paused.
+        id: Its identity among the workers of the database; made up when empty.
     """
 
     concurrency: int = 1_000
@@ -34,8 +36,11 @@ class WorkerOptions:
     drain: float | timedelta = 10.0
     blocked: float | timedelta = 2.0
     most_takeovers: int = 10
+    id: str = ""
 
     def __post_init__(self) -> None:
+        if self.id:
+            check_id("worker id", self.id)
         for option, least in (("concurrency", 1), ("threads", 1), ("cached_runs", 0), ("most_takeovers", 2)):
             if getattr(self, option) < least:
                 raise InvalidOption(option, f"it must be {least} or more")

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,6 +30,7 @@ from perdure.worker.options import WorkerOptions
 log = logging.getLogger("perdure.worker")
 SWEEP_S = 1.0
 MOST_PER_CLAIM = 500
+STORE_RETRY_S = 0.5
 
 
 class Worker:
@@ -60,7 +61,7 @@ class Worker:
         self.registry = registry
         self.limits = limits
         self.options = options
-        self.id = id or ids.worker_id()
+        self.id = id or options.id or ids.worker_id()
         self.number = 0
         self.hold = micros(options.hold)
         self.loop: asyncio.AbstractEventLoop
@@ -172,7 +173,7 @@ class Worker:
         self._parked.clear()
         for task in self._tasks:
             task.cancel()
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.shutdown(wait=False)
 
     @property
     def statistics(self) -> dict[str, int]:
@@ -212,7 +213,7 @@ class Worker:
             self._drivers[run.number] = driver
             driver.begin([])
         else:
-            self._give_back(run)
+            self._spawn(self._give_back, run)
 
     def _look(self) -> None:
         """Something may be due: claim it, unless a claim is under way already."""
@@ -247,12 +248,12 @@ class Worker:
         runs = [Claimed(*row[1:]) for row in rows]
         if runs:
             self._loading.update(run.number for run in runs)
-            self._spawn(self._load(runs))
+            self._spawn(self._load, runs)
         self._tell_stop()
         if len(runs) == most or self._look_again:
             self._look()
         else:
-            self._spawn(self._plan(now))
+            self._spawn(self._plan, now)
 
     async def _plan(self, now: int) -> None:
         """Look again when the next run becomes due."""
@@ -277,7 +278,7 @@ class Worker:
             log.error("worker %s cannot read the runs it claimed: %s", self.id, error)
             self._loading.difference_update(run.number for run in runs)
             for run in runs:
-                self._give_back(run)
+                self._spawn(self._give_back, run)
             self._tell_stop()
             return
         for run in runs:
@@ -311,12 +312,9 @@ class Worker:
         if self._state == "draining" and run.number in self._drivers:
             self._drivers[run.number].release()
 
-    def _give_back(self, run: Claimed) -> None:
-        release = Operation([("release", (run.number, run.epoch, self.clock.now() + SECOND))])
-        try:
-            self.store.submit(release, lambda _rows, _error: None)
-        except StoreError:
-            log.warning("run %s stays claimed until this worker's lease ends", run.id)
+    async def _give_back(self, run: Claimed) -> None:
+        later = self.clock.now() + SECOND
+        await self.store.apply(Operation([("release", (run.number, run.epoch, later))], makes_due=True))
 
     # -------------------------------------------------------------------------- what drivers call
     def submit(self, operation: Operation, done: Done) -> None:
@@ -363,7 +361,7 @@ class Worker:
 
     def check_child(self, driver: Driver, child: ChildStart) -> None:
         """A child's id was taken: find out by whom."""
-        self._spawn(self._check_child(driver, child))
+        self._spawn(self._check_child, driver, child)
 
     async def _check_child(self, driver: Driver, child: ChildStart) -> None:
         rows = await self.store.rows("run_by_id", child.child_id)
@@ -395,7 +393,7 @@ class Worker:
         """Messages have come for these runs, or perhaps for any."""
         driven = self._drivers.keys() if numbers is None else self._drivers.keys() & numbers
         if driven:
-            self._spawn(self._fetch(list(driven)))
+            self._spawn(self._fetch, list(driven))
 
     async def _fetch(self, numbers: list[int]) -> None:
         for number, messages in (await load_messages(self.store, numbers)).items():
@@ -421,7 +419,7 @@ class Worker:
                 wait = min(SWEEP_S, micros(self.options.lease) / 3 / SECOND)
                 if self.clock.virtual:
                     wait = micros(self.options.lease) / 3 / SECOND
-                self._sweep_timer = self.loop.call_later(wait, lambda: self._spawn(self._sweep()))
+                self._sweep_timer = self.loop.call_later(wait, lambda: self._spawn(self._sweep))
 
     async def _suspect(self, operation: Operation, now: int) -> None:
         """Add what takes the runs of dead workers over, if there are any."""
@@ -464,16 +462,29 @@ class Worker:
             self._heartbeat.stop()
         self.id = ids.worker_id()
         self.number = 0
-        self._spawn(self._reborn())
+        self._spawn(self._reborn)
 
     async def _reborn(self) -> None:
         await self._register()
         self._look()
 
-    def _spawn(self, coroutine: Any) -> None:
-        task = self.loop.create_task(coroutine)
+    def _spawn(self, make: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        """Run it beside everything else, until the store takes part: nobody else would come back to it."""
+        task = self.loop.create_task(self._insist(make, *args))
         self._tasks.add(task)
         task.add_done_callback(self._done)
+
+    async def _insist(self, make: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        while self._state != "stopped":
+            try:
+                await make(*args)
+            except StoreError as error:
+                if not error.retryable:
+                    raise
+                log.warning("worker %s: trying again in %g s: %s", self.id, STORE_RETRY_S, error)
+                await asyncio.sleep(STORE_RETRY_S)
+            else:
+                return
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

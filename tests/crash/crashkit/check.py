@@ -1,5 +1,6 @@
 """What must hold for the rows of any database of perdure, whenever its processes died; from SQL alone."""
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -8,13 +9,20 @@ from typing import NamedTuple
 import apsw
 from crashkit.diary import Deed
 
+from perdure.clock import SystemClock
+from perdure.model.finding import Finding
+from perdure.model.limits import Limits
+from perdure.store.doctor import examine
+from perdure.store.sqlite import SqliteStore
+
 SETUP = """
 create table ledger (run text not null, label text not null);
 create table witness (run integer not null, seq integer not null, kind text not null, key text not null,
-  attempt integer, epoch integer not null, id text not null);
+  attempt integer, epoch integer not null, id text not null, generation integer not null);
 create trigger witness_journal after insert on perdure_journal begin
   insert into witness
-  select new.run, new.seq, new.kind, new.key, new.attempt, r.epoch, r.id from perdure_runs r where r.number = new.run;
+  select new.run, new.seq, new.kind, new.key, new.attempt, r.epoch, r.id, r.generation
+  from perdure_runs r where r.number = new.run;
 end;
 """
 """The user's own table, and a copy of the journal that keeps what continue_as_new drops, in its transactions."""
@@ -61,8 +69,8 @@ RULES = {
         select id || ' ' || key from witness
         where kind in ('step_completed', 'step_failed', 'child_completed', 'child_failed', 'timer_fired')
           or kind = 'signal_received'
-        group by id, key having count(*) > 1""",
-    "wrote a place of its journal twice": "select id || ' ' || seq from witness group by id, seq having count(*) > 1",
+        group by run, key, generation having count(*) > 1""",
+    "wrote a place of its journal twice": "select id || ' ' || seq from witness group by run, seq having count(*) > 1",
     "wrote with an older epoch after a newer one": """
         select a.id from witness a join witness b on b.run = a.run and b.seq = a.seq + 1 where b.epoch < a.epoch""",
     # Messages and children
@@ -85,12 +93,23 @@ RULES = {
 
 
 def check(database: apsw.Connection) -> None:
-    """Every rule, at any moment: between two commits, or after a crash."""
+    """Every rule, and what the doctor finds, at any moment: between two commits, or after a crash."""
+    findings = asyncio.run(_doctor(database.db_filename("main")))
+    assert not [finding for finding in findings if finding.severity == "error"], findings
     with database:  # one transaction, so that all rules see the same moment
         assert database.execute("pragma integrity_check").get == "ok"
         for what, sql in RULES.items():
             found = [row[0] for row in database.execute(sql)]
             assert not found, f"{what}: {found[:10]}"
+
+
+async def _doctor(file: str) -> list[Finding]:
+    store = SqliteStore(file, clock=SystemClock(), limits=Limits())
+    store.open(migrating=False)
+    try:
+        return await examine(store, SystemClock().now())
+    finally:
+        store.abandon()
 
 
 def check_all_ended(database: apsw.Connection) -> None:

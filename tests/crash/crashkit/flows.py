@@ -22,7 +22,7 @@ class NotYet(Exception):
 
 
 def define(app: App, diary: Diary) -> None:
-    """Register the family: `order` and what it needs, `gate`, `rounds`, `doomed`, `failing`, `plain`."""
+    """Register the family: `order` and what it needs, `gate`, `rounds`, `doomed`, `failing`, `racing`, `plain`."""
 
     @app.step
     async def work(label: str) -> str:
@@ -110,6 +110,11 @@ def define(app: App, diary: Diary) -> None:
             await ctx.call(forever)
         finally:
             await ctx.step(work, "clean up")
+
+    @app.workflow
+    async def racing(ctx: Context) -> int:
+        winner, _ = await ctx.race(ctx.call(forever), ctx.step(slow, "first", 0.02))
+        return winner
 
     @app.workflow
     async def broken(ctx: Context, label: str) -> None:

@@ -20,12 +20,13 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from crashkit import flows
 from crashkit.diary import Diary
 
-from perdure import App, Limits, PerdureError, WorkerOptions
+from perdure import App, Limits, PerdureError, RunHandle, Status, WorkerOptions
 from perdure.errors import RunFinished
 from perdure.store import batch, pulse, sqlite
 from perdure.store.operation import Operation
@@ -76,7 +77,12 @@ class Recorder:
 def names(operation: Operation) -> set[str]:
     """The statements of an operation."""
     found = {name for name, _ in operation.lines}
-    return found | {"transaction"} if operation.body else found
+    if operation.body is None:
+        return found
+    if any(name.startswith("guard") for name in found):
+        # An operator's operation: its other statements depend on nothing but its guards.
+        return found | {name for name, _ in operation.body(None)}
+    return found | {"transaction"}
 
 
 class Session:
@@ -143,20 +149,95 @@ async def family(session: Session) -> None:
             await app.start("doomed", id="doomed"),
             await app.start("failing", id="failing"),
             await app.start("plain", 3, id="plain"),
+            await app.start("racing", id="racing"),
         ]
         for run_id in ("order-1", "order-2"):
             await _send(app.signal(run_id, "approval", f"yes, {run_id}", key="approval"))
         gate, doomed = handles[2], handles[4]
-        while (await gate.info()).status == "running":
-            await asyncio.sleep(0.002)
-        await _send(gate.signal("open", "open", key="open"))
-        for side in ("right", "left"):
-            await _send(gate.signal(side, side, key=side))
-        while (await doomed.info()).status in {"queued", "running"}:
-            await asyncio.sleep(0.002)
+        await _until(gate, "waiting", "completed")
+        await _open(gate)
+        await _until(doomed, "waiting", "cancelling", "cancelled")
         await _send(doomed.cancel("no longer wanted"))
         ends = {handle.id: await _end(handle.result()) for handle in handles}
     session.say("ended", (ends, session.recorder.seen))
+
+
+async def operator(session: Session) -> None:
+    """
+    Pause, resume, fork, rerun and prune runs.
+
+    Whoever was killed does not know whether the last thing was done, so an operator looks first.
+    """
+    async with session.app as app:
+        ends = [await _restart_gate(app), await _restart_order(app), await _pause_running(app, session)]
+        await app.start("forever", id="pruned")
+        await _send(app.cancel("pruned"))
+        await _end(app.handle("pruned").result())
+        await app.client.prune(older_than=0, statuses=[Status.CANCELLED])
+    session.say("ended", (ends, session.recorder.seen))
+
+
+async def _restart_gate(app: App) -> list[Any]:
+    """Pause and resume a run that waits, fork it, and do it again from its first signal."""
+    gate = await app.start("gate", id="gate")
+    if not await _did(gate, "paused"):
+        await _until(gate, "waiting")
+        await app.client.pause("gate", "have a look")
+    if (await gate.info()).status == "paused":
+        await app.client.resume("gate")
+    await _open(gate)
+    ends = [await gate.result()]
+    if (await gate.info()).generation == 1:
+        await app.client.rerun("gate", before="open")
+    ends.append(await gate.result())
+    fork = await app.client.fork("gate", before="open", id="gate-fork")
+    await _open(fork)
+    return [*ends, await fork.result()]
+
+
+async def _open(gate: RunHandle[Any]) -> None:
+    for name in ("open", "right", "left"):
+        await _send(gate.signal(name, name, key=name))
+
+
+async def _restart_order(app: App) -> list[Any]:
+    """Fork an order, and do it again, from where it waits for its child: the fork gets a child of its own."""
+    order = await app.start("order", 1, id="order")
+    await _send(order.signal("approval", "yes", key="approval"))
+    ends = [await order.result()]
+    if (await order.info()).generation == 1:
+        await app.client.fork("order", before="invoice", id="order-fork")
+    fork = app.handle("order-fork", "order")
+    await _send(fork.signal("approval", "yes", key="approval"))
+    ends.append(await fork.result())
+    if (await order.info()).generation == 1:
+        await app.client.rerun("order", before="invoice")
+    return [*ends, await order.result()]
+
+
+async def _pause_running(app: App, session: Session) -> Any:
+    """Pause a run whose body runs, which may end first."""
+    run = await app.start("waits_for_file", "go", id="working")
+    folder = Path(session.config["folder"])
+    if not await _did(run, "paused"):
+        begun = folder / f"go-begun-{session.config['life']}"
+        while not begun.exists() and (await run.info()).status not in {"paused", "completed"}:
+            await asyncio.sleep(0.002)
+        await _send(app.client.pause("working", "have a look"))
+        (folder / "go").touch()
+    await _until(run, "paused", "completed")
+    if (await run.info()).status == "paused":
+        await app.client.resume("working")
+    return await run.result()
+
+
+async def _until(run: RunHandle[Any], *statuses: str) -> None:
+    while (await run.info()).status not in statuses:
+        await asyncio.sleep(0.002)
+
+
+async def _did(run: RunHandle[Any], kind: str) -> bool:
+    return kind in [entry.kind async for entry in run.events(follow=False)]
 
 
 async def _send(sending: Awaitable[Any]) -> None:

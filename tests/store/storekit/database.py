@@ -173,7 +173,6 @@ class Database:
             Status.CANCELLING: ("cancelling",),
         }.get(status, ("running", str(status)))
         for step in path:
-            self.sql("update perdure_runs set status = ?, due_at = null where id = ?", step, run_id)
-        if status in TERMINAL:
-            self.sql("update perdure_runs set finished_at = ? where id = ? and finished_at is null", NOW, run_id)
+            ended = NOW if step in TERMINAL else None
+            self.sql("update perdure_runs set status = ?, due_at = null, finished_at = ? where id = ?", step, ended, run_id)
         return self.row(run_id)

@@ -29,12 +29,13 @@ where id = :id and owner is null and (due_at is null or due_at > :now)
 
 -- name: claim(tag, worker, now, most, workflows)
 -- differs: one writer at a time needs no row locks.
+-- The + keeps the index by workflow out, which holds the finished runs as well.
 update perdure_runs
 set owner = :worker, epoch = epoch + 1, due_at = null, started_at = coalesce(started_at, :now),
   status = case when status in ('queued', 'waiting') then 'running' else status end
 where number in (
   select number from perdure_runs
-  where due_at is not null and due_at <= :now and workflow in (select value from json_each(:workflows))
+  where due_at is not null and due_at <= :now and +workflow in (select value from json_each(:workflows))
   order by due_at, number
   limit :most
 )

@@ -89,8 +89,9 @@ when new.status <> old.status
 begin
   select raise(abort, 'perdure: illegal move of a run''s status');
 end;
-create trigger perdure_runs_final before update of output, error, finished_at on perdure_runs
-when old.status in ('completed', 'failed', 'cancelled') and new.generation = old.generation
+create trigger perdure_runs_final before update on perdure_runs
+when old.status in ('completed', 'failed', 'cancelled')
+  and not (new.generation = old.generation + 1 and new.status = 'queued')
 begin
   select raise(abort, 'perdure: a finished run does not change');
 end;

@@ -1,0 +1,114 @@
+"""The simulation finds bugs: each of these takes one safety out of the engine, and some seed must notice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from perdure.engine.loop import RunFuture, RunTask
+from perdure.engine.steps import Steps
+from perdure.engine.writer import Writer
+from perdure.store.queries import statements
+from perdure.store.record import Record
+from perdure.worker.worker import Worker
+from tests.sim.run import simulate
+
+pytestmark = pytest.mark.sim
+MOST_SEEDS = 60
+OWNED = " and epoch = ?2 and owner is not null"
+
+
+def sql(patch: pytest.MonkeyPatch, name: str, old: str, new: str) -> None:
+    """Change the text of a statement."""
+    statement = statements("sqlite")[name]
+    assert old in statement.sql, statement.sql
+    patch.setitem(statements("sqlite"), name, replace(statement, sql=statement.sql.replace(old, new)))
+
+
+def park_without_a_look_at_the_inbox(patch):
+    sql(patch, "park", "i.taken_seq is null", "false")
+
+
+def append_for_whoever_asks(patch):
+    sql(patch, "append", OWNED, "")
+
+
+def finish_for_whoever_asks(patch):
+    sql(patch, "finish", OWNED, "")
+
+
+def take_over_without_a_new_epoch(patch):
+    sql(patch, "expire_runs", "epoch = epoch + 1,", "")
+
+
+def claim_without_a_new_epoch(patch):
+    sql(patch, "claim", "epoch = epoch + 1,", "")
+
+
+def never_tell_a_driver_that_it_lost_the_run(patch):
+    sql(patch, "fence", "not exists", "false and not exists")
+
+
+def leave_received_signals_in_the_inbox(patch):
+    sql(patch, "take", "key is null", "false")
+
+
+def do_not_wake_on_a_signal(patch):
+    sql(patch, "wake_id", "owner is null", "false")
+
+
+def do_not_wake_the_parent(patch):
+    sql(patch, "wake", "owner is null", "false")
+
+
+def do_not_tell_the_parent(patch):
+    patch.setattr(Record, "tell_parent", lambda *_: None)
+
+
+def leave_the_children_of_a_failed_run_alone(patch):
+    sql(patch, "ask_children", "detached = 0", "false")
+    sql(patch, "cancel_children", "detached = 0", "false")
+
+
+def begin_bodies_before_the_commit(patch):
+    def commit_first(self: Steps) -> None:
+        ready, self.ready = self.ready, []
+        self.begin(self._machine.run, ready)
+
+    patch.setattr(Steps, "commit_first", commit_first)
+
+
+def hash_tasks_by_their_address(patch):
+    patch.setattr(RunTask, "__hash__", object.__hash__)
+    patch.setattr(RunFuture, "__hash__", object.__hash__)
+
+
+def go_on_with_a_parked_coroutine_whatever_happened_meanwhile(patch):
+    patch.setattr(Worker, "_in_memory", lambda self, run: run.number in self._parked)
+
+
+def drop_what_could_not_be_stored(patch):
+    def answered(self: Writer, record: Any, written: Any, rows: Any, _error: Any) -> None:
+        original(self, record, written, rows, None)
+
+    original = Writer._answered
+    patch.setattr(Writer, "_answered", answered)
+
+
+MUTANTS = [
+    park_without_a_look_at_the_inbox, append_for_whoever_asks, finish_for_whoever_asks, take_over_without_a_new_epoch,
+    claim_without_a_new_epoch, never_tell_a_driver_that_it_lost_the_run, leave_received_signals_in_the_inbox,
+    do_not_wake_on_a_signal, do_not_wake_the_parent, do_not_tell_the_parent, leave_the_children_of_a_failed_run_alone,
+    begin_bodies_before_the_commit, hash_tasks_by_their_address,
+    go_on_with_a_parked_coroutine_whatever_happened_meanwhile, drop_what_could_not_be_stored,
+]  # fmt: skip
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mutate", MUTANTS)
+def test_a_missing_safety_is_noticed(mutate, monkeypatch):
+    """If it failed, the simulation would stay green while the engine loses or repeats work."""
+    mutate(monkeypatch)
+    assert any(simulate(seed).violations for seed in range(MOST_SEEDS))

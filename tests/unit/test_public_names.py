@@ -1,0 +1,40 @@
+"""The names that users import."""
+
+from __future__ import annotations
+
+import perdure
+
+
+def test_public_names():
+    """A public name has gone, come or moved without anybody deciding so."""
+    assert sorted(perdure.__all__) == [
+        "App",
+        "Child",
+        "Codec",
+        "Compressed",
+        "Context",
+        "Limits",
+        "MapResult",
+        "PerdureError",
+        "Retry",
+        "RetryAfter",
+        "RunEvent",
+        "RunFilter",
+        "RunHandle",
+        "RunInfo",
+        "Status",
+        "Step",
+        "StepInfo",
+        "SyncContext",
+        "Terminal",
+        "Transaction",
+        "WorkerOptions",
+        "Workflow",
+        "current_step",
+    ]
+
+
+def test_names_are_there():
+    """`from perdure import *` raises, as __all__ names something that is not there."""
+    for name in perdure.__all__:
+        assert getattr(perdure, name) is not None
