@@ -14,7 +14,7 @@ DEATHS = 15
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("seed", [20_260])
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_random_deaths_under_load_lose_nothing(place: Place, seed: int):
     """Some moment to die, between the named ones, would lose or repeat something."""
     chance = random.Random(seed)

@@ -202,15 +202,13 @@ def test_bodies_in_threads_do_the_same_in_each_passage(kit):
 
         await asyncio.gather(*(ctx.step(f"work {number}", partial(work, f"{number}")) for number in range(8)))
 
-    reports, seen = [], []
+    courses = []
     for _ in range(3):
-        reports.append(
-            kit.crash_everywhere(threads, before=lambda: seen.append(dict(began)) or began.clear()).repeated
-        )
-        seen.append(None)
-    third = len(seen) // 3
-    assert seen[1:third] == seen[third + 1 : 2 * third] == seen[2 * third + 1 :]
-    assert reports[0] == reports[1] == reports[2]
+        course = []
+        report = kit.crash_everywhere(threads, before=began.clear, observe=lambda: course.append(dict(began)))  # noqa: B023
+        courses.append((course, report.repeated))
+    assert courses[0] == courses[1] == courses[2]
+    assert courses[0][0][1] == dict.fromkeys("01234567", 2)  # all of them had begun when the first commit was lost
 
 
 def test_a_part_of_the_result_can_be_left_out_of_the_comparison(kit):

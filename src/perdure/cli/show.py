@@ -128,7 +128,6 @@ def show(out: Output, picture: Picture, *, full: bool) -> None:
             print_event(out, event, full=True)
     else:
         _show_journal(out, picture)
-        out.note("Long data is cut here, and long journals; --full shows all.")
 
 
 def _facts(picture: Picture, out: Output, *, full: bool) -> list[tuple[str, str]]:
@@ -168,9 +167,13 @@ def _show_reason(out: Output, reason: dict[str, Any]) -> None:
 
 
 def _show_journal(out: Output, picture: Picture) -> None:
+    if not picture.journal:
+        out.text("Nothing yet.")
+        return
     begun = picture.info.created_at
-    taken = 62 + min(40, max((len(event.key) for event in picture.journal), default=0))
+    taken = 62 + min(40, max(len(event.key) for event in picture.journal))
     room = max(20, out.room - taken) if out.console.is_terminal else out.room
+    texts = [_short(event.data, room) for event in picture.journal]
     columns: list[str | Column] = [
         Column("SEQ", justify="right"), Column("AFTER", no_wrap=True), Column("KIND", no_wrap=True),
         Column("KEY", overflow="fold"), Column("TRY", justify="right"), Column("TOOK", no_wrap=True),
@@ -178,9 +181,11 @@ def _show_journal(out: Output, picture: Picture) -> None:
     ]  # fmt: skip
     out.table(columns, [
         (str(event.seq), took(begun, event.at), event.kind, event.key, str(event.attempt or ""),
-         took(event.started_at, event.at), _short(event.data, room))
-        for event in picture.journal
+         took(event.started_at, event.at), text)
+        for event, text in zip(picture.journal, texts, strict=True)
     ])  # fmt: skip
+    if picture.earlier or any(text.endswith("…") for text in texts):
+        out.note("Not all is shown: --full shows it.")
 
 
 def print_event(out: Output, event: RunEvent, *, full: bool) -> None:

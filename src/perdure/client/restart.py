@@ -87,9 +87,7 @@ async def rerun_of(store: SqliteStore, source: Snapshot, before: str | None, now
         IllegalMove: The cut leaves a child whose id belongs to another run.
     """
     row, history = source.row, source.history
-    # What continue_as_new has forgotten was never a part of this history.
-    first = max((entry.seq for entry in source.journal if entry.kind == Kind.CONTINUED), default=0)
-    keep = max(first, source.cut(before))
+    keep = source.cut(before)
     mark = {
         "keep": keep,
         "generation": row.generation + 1,

@@ -77,13 +77,13 @@ class _Rules:
 
 
 def _check(concurrency: int | None, rules: _Rules) -> None:
-    for option, value, least in (
-        ("concurrency", concurrency, 1),
-        ("min_success", rules.min_success, 1),
-        ("tolerate", rules.tolerate, 0),
+    for option, value, least, kind in (
+        ("concurrency", concurrency, 1, int),
+        ("min_success", rules.min_success, 1, int),
+        ("tolerate", rules.tolerate, 0, int | float),
     ):
-        if value is not None and not value >= least:
-            raise InvalidOption(option, f"{value!r} is less than {least}")
+        if value is not None and not (isinstance(value, kind) and value >= least):
+            raise InvalidOption(option, f"{value!r} is not a number from {least} on")
 
 
 async def map_items(

@@ -441,8 +441,11 @@ class Context:
 
             async def run(item: Any) -> Any:
                 return await self.call(workflow, item)
-        else:
+        elif callable(fn):
             run = fn
+        else:
+            option = "ctx.map(fn, items)"
+            raise InvalidOption(option, f"{fn!r} is neither a step nor a workflow nor a function")
         label = name or getattr(fn, "name", None) or getattr(fn, "__name__", "map")
         base = self._machine.key(ids.check_name("map", label))
 

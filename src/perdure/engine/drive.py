@@ -238,7 +238,8 @@ class Driver:
             request = self._steps.begin_ready(self.run)
             if request is not None:
                 self._exclusive = True
-                transact(self.host, self.run, request, self.machine.length + 1, self._transacted)
+                seq = self.machine.length + 1
+                transact(self.host, self.run, request, seq, self._transacted, begun=self._now())
             self._set_alarm()
         elif self._may_park():
             self._commit()

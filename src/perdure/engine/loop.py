@@ -240,7 +240,10 @@ class PrivateLoop(asyncio.AbstractEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """A background task's error that nobody looked at, unless it is the engine's own control flow."""
-        if not isinstance(context.get("exception"), EngineSignal):
+        error = context.get("exception")
+        if isinstance(error, BaseExceptionGroup):
+            error = error.split(EngineSignal)[1] or EngineSignal()
+        if not isinstance(error, EngineSignal):
             log.warning("%s", context.get("message"), exc_info=context.get("exception"))
 
     def get_exception_handler(self) -> None:

@@ -18,7 +18,7 @@ from perdure.store.record import Record
 Transacted = Callable[[StepRequest, Entry | None, Any, BaseException | None], None]
 
 
-def transact(host: Host, run: Claimed, request: StepRequest, seq: int, done: Transacted) -> None:
+def transact(host: Host, run: Claimed, request: StepRequest, seq: int, done: Transacted, *, begun: int) -> None:
     """
     Run a step's function inside the transaction that records its outcome.
 
@@ -26,10 +26,10 @@ def transact(host: Host, run: Claimed, request: StepRequest, seq: int, done: Tra
         seq: The place of its entry; nothing else may be appended meanwhile.
         done: Called on the loop with the durable entry and its decoded result, or with the error that rolled
             everything back. A lost run is reported as neither.
+        begun: The run's time, microseconds since 1970; the entry's is not before it.
     """
     record = Record(run.number, run.id, run.epoch, host.limits.inline_bytes)
     result: list[tuple[Entry, Any]] = []
-    begun = host.clock.now()
 
     def body(transaction: Transaction) -> list[Line]:
         token = running_step.set(StepInfo(run.id, run.workflow, request.key, request.attempt))

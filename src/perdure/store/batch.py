@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import apsw
 
-from perdure.errors import PerdureError, StoreError
+from perdure.errors import InvalidOption, StoreError
 from perdure.store.operation import ORDER, Line, Operation, Row
 from perdure.store.queries import Statement
-from perdure.store.sqlite_errors import mapped
+from perdure.store.sqlite_errors import UNSTORABLE, mapped
 
 Outcome = tuple[list[Row], Exception | None]
 Probe = Callable[[str, Sequence[Operation]], None]
 BUSY_MILLISECONDS = 10_000
 _PLACE = {name: place for place, name in enumerate(ORDER)}
+_CONTROL = {"begin", "commit", "end", "rollback", "savepoint", "release"}
+_FIRST_WORD = re.compile(r"(?:[\s;]|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w+)", re.DOTALL)
 
 
 class Transaction:
@@ -26,7 +29,8 @@ class Transaction:
     """
 
     def __init__(self, connection: apsw.Connection) -> None:
-        self._connection = connection
+        self._cursor = connection.cursor()
+        self._cursor.exec_trace = _refuse_control
 
     def execute(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """
@@ -38,8 +42,20 @@ class Transaction:
 
         Returns:
             All rows.
+
+        Raises:
+            InvalidOption: The SQL would begin or end a transaction.
         """
-        return list(self._connection.execute(sql, parameters))
+        return list(self._cursor.execute(sql, parameters))
+
+
+def _refuse_control(_cursor: apsw.Cursor, sql: str, _parameters: object) -> bool:
+    """Asked by the driver before each statement of a user's function: other people's operations commit with it."""
+    found = _FIRST_WORD.match(sql)
+    if found and found[1].lower() in _CONTROL:
+        option = "transaction.execute"
+        raise InvalidOption(option, f"{found[1]!r} is not for a function whose rows commit with its step")
+    return True
 
 
 class BatchRunner:
@@ -75,20 +91,21 @@ class BatchRunner:
             StoreBusy: Another process is writing; nothing was done.
         """
         try:
-            return self._transact(batch)
+            try:
+                return self._transact(batch, self._apply)
+            except (apsw.Error, *UNSTORABLE) as error:
+                if len(batch) == 1 or mapped(error, self._path).retryable:
+                    raise
+            # Still one transaction: if it cannot be had, nothing was done yet.
+            return self._transact(batch, self._apply_apart)
         except apsw.BusyError as error:
             raise mapped(error, self._path) from error
-        except apsw.Error as error:
+        except (apsw.Error, *UNSTORABLE) as error:
             problem = mapped(error, self._path)
-            if problem.retryable or len(batch) == 1:
-                problem.__cause__ = error
-                return [([], problem) for _ in batch]
+            problem.__cause__ = error
+            return [([], problem) for _ in batch]
         except StoreError as error:
             return [([], error) for _ in batch]
-        outcomes: list[Outcome] = []
-        for operation in batch:
-            outcomes += self.run([operation])
-        return outcomes
 
     def run_patiently(self, batch: list[Operation]) -> list[Outcome]:
         """The same from a thread of its own, waiting for other processes that write."""
@@ -98,11 +115,11 @@ class BatchRunner:
         finally:
             self._connection.set_busy_timeout(0)
 
-    def _transact(self, batch: list[Operation]) -> list[Outcome]:
+    def _transact(self, batch: list[Operation], apply: Callable[[list[Operation]], list[Outcome]]) -> list[Outcome]:
         execute = self._cursor.execute
         execute("begin immediate")
         try:
-            outcomes = self._apply(batch)
+            outcomes = apply(batch)
             if self._probe:
                 self._probe("before_commit", batch)
             execute("commit")
@@ -131,8 +148,11 @@ class BatchRunner:
                     buckets[name] = [row]
         self._execute(buckets, outcomes)
         for tag in with_body:
-            outcomes[tag] = self._apply_body(batch[tag])
+            outcomes[tag] = self._apply_alone(batch[tag])
         return outcomes
+
+    def _apply_apart(self, batch: list[Operation]) -> list[Outcome]:
+        return [self._apply_alone(operation) for operation in batch]
 
     def _execute(self, buckets: dict[str, list[tuple[Any, ...]]], outcomes: list[Outcome]) -> None:
         executemany = self._cursor.executemany
@@ -146,19 +166,21 @@ class BatchRunner:
                 for _ in rows:
                     pass
 
-    def _apply_body(self, operation: Operation) -> Outcome:
-        """An operation with user code: in a savepoint of its own, so that its failure undoes only itself."""
+    def _apply_alone(self, operation: Operation) -> Outcome:
+        """In a savepoint of its own, so that a failure undoes only this operation."""
         outcomes: list[Outcome] = [([], None)]
-        self._connection.execute("savepoint perdure_body")
+        self._connection.execute("savepoint perdure_alone")
         try:
             self._execute(self._bucket(operation.lines), outcomes)
-            if not any(row[0] == "stale" for row in outcomes[0][0]):
-                assert operation.body is not None  # noqa: S101 - for mypy; the caller chose by it
+            if operation.body is not None and not any(row[0] == "stale" for row in outcomes[0][0]):
                 self._execute(self._bucket(operation.body(Transaction(self._connection))), outcomes)
-        except Exception as error:  # noqa: BLE001 - the user's function may raise anything; it is reported
-            self._connection.execute("rollback to perdure_body")
-            outcomes = [([], error if isinstance(error, PerdureError) else _foreign(error, self._path))]
-        self._connection.execute("release perdure_body")
+        except Exception as error:
+            if not self._connection.in_transaction:
+                # A failure of the disk has ended the whole transaction.
+                raise
+            self._connection.execute("rollback to perdure_alone")
+            outcomes = [([], _typed(error, self._path, operation))]
+        self._connection.execute("release perdure_alone")
         return outcomes[0]
 
     def _bucket(self, lines: list[Line]) -> dict[str, list[tuple[Any, ...]]]:
@@ -169,5 +191,7 @@ class BatchRunner:
         return buckets
 
 
-def _foreign(error: Exception, path: str) -> Exception:
-    return mapped(error, path) if isinstance(error, apsw.Error) else error
+def _typed(error: Exception, path: str, operation: Operation) -> Exception:
+    """What the caller is told: the error of a user's function as it is, all others as one of ours."""
+    ours = isinstance(error, UNSTORABLE) and operation.body is None
+    return mapped(error, path) if ours or isinstance(error, apsw.Error) else error

@@ -111,6 +111,8 @@ class Committer:
         except StoreBusy:
             self._hand_over(batch, operations)
             return
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for this batch must hear of it
+            outcomes = [([], error) for _ in batch]
         self._learn(elapsed() - begun)
         self._answer(batch, outcomes)
 

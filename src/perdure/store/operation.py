@@ -15,10 +15,11 @@ Line = tuple[str, tuple[Any, ...]]
 
 ORDER = (
     "add_blob",
+    "declare_dead",
+    "free_id",
     "register_worker",
     "heartbeat",
     "leave",
-    "declare_dead",
     "bury",
     "expire_runs",
     "fence",

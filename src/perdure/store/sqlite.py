@@ -22,7 +22,7 @@ from perdure.store.migrate import Migration, check_version, migrate
 from perdure.store.operation import Done, Operation, Row
 from perdure.store.pulse import Pulse
 from perdure.store.queries import statements
-from perdure.store.sqlite_errors import mapped, mapping
+from perdure.store.sqlite_errors import UNSTORABLE, mapped, mapping
 
 CHECKPOINT_PAGES = 4_000
 BACKUP_PAGES = 1_000
@@ -200,7 +200,7 @@ class SqliteStore:
             raise StoreClosed(_CLOSED)
         try:
             return list(self._reader.execute(sql, parameters))
-        except apsw.Error as error:
+        except (apsw.Error, *UNSTORABLE) as error:
             raise mapped(error, self.path) from error
 
     # ------------------------------------------------------------------- noticing other processes

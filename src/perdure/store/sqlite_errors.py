@@ -36,10 +36,14 @@ _CLASSES: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
     (apsw.TooBigError, OperationRefused, "A value is too big for SQLite and was not stored"),
     (apsw.MismatchError, OperationRefused, "A value has the wrong type and was not stored"),
 )
+UNSTORABLE = (UnicodeError, OverflowError, TypeError)
+"""What the driver raises for a value that SQLite cannot hold: lone surrogates, integers beyond 64 bits, objects."""
 
 
-def mapped(error: apsw.Error, path: str) -> StoreError:
+def mapped(error: Exception, path: str) -> StoreError:
     """The error of perdure that stands for one of the driver."""
+    if isinstance(error, UNSTORABLE):
+        return OperationRefused(f"A value is not one that SQLite can hold: {error} ({path}).")
     for theirs, ours, meaning in _CLASSES:
         if isinstance(error, theirs):
             return ours(f"{meaning} ({path}: {error}).")
@@ -51,5 +55,5 @@ def mapping(path: str) -> Iterator[None]:
     """Turn the driver's errors inside into errors of perdure."""
     try:
         yield
-    except apsw.Error as error:
+    except (apsw.Error, *UNSTORABLE) as error:
         raise mapped(error, path) from error

@@ -21,7 +21,7 @@ from perdure.model.entry import Kind
 from perdure.model.status import TERMINAL, Status
 from perdure.store.changes import Changes
 from perdure.store.operation import Operation
-from perdure.testing.mock import StandIns
+from perdure.testing.mock import StandIns, Watch
 from perdure.testing.time import VirtualClock, run_virtual
 from perdure.testing.wait import ended, patience, together
 from perdure.worker.worker import Worker
@@ -144,7 +144,7 @@ class Passage:
     Attributes:
         outcomes: By run id, for the run and its descendants.
         seen: What the scenario's `observe` gave in the end.
-        bodies: Attempts of steps that were begun, in the first worker and after the kill.
+        bodies: Attempts of steps that were begun, by the first worker and by the second.
         durable: Run, key and seq of each outcome of a step that was durable at the kill.
         kept: The same at the end.
     """
@@ -157,9 +157,9 @@ class Passage:
     durable: set[tuple[str, str, int]] = field(default_factory=set)
     kept: set[tuple[str, str, int]] = field(default_factory=set)
 
-    def watch(self, step: StepInfo) -> None:
-        """A body begins."""
-        self.bodies[self.trap.sprung.is_set()].append(step)
+    def watch(self) -> Watch:
+        """A worker is going to run a step; a thread of a killed one may begin late."""
+        return self.bodies[self.trap.sprung.is_set()].append
 
     def repeated(self) -> set[str]:
         """Keys of the steps whose bodies ran again for the same attempt."""
@@ -280,9 +280,9 @@ class Scenario(Generic[R]):
             await asyncio.to_thread(worker.threads.shutdown)
         passage.durable = _durable(await _family(outside.client, self.run_id))
         # On one machine others see at once that a process is gone; here nobody waits for its lease to end.
-        for worker in await outside.client.workers():
-            if worker.state == "alive":
-                await outside.client.store.apply(Operation([("declare_dead", (worker.number, clock.now()))]))
+        for other in await outside.client.workers():
+            if other.state == "alive":
+                await outside.client.store.apply(Operation([("declare_dead", (other.number, clock.now()))]))
         async with outside.variant():
             await _all_ended(outside, run)
 

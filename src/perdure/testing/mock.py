@@ -13,6 +13,7 @@ from perdure.engine.definition import Step, Workflow
 from perdure.errors import InvalidOption
 
 NOTHING: Any = object()
+Watch = Callable[[StepInfo], None]
 
 
 class Call(NamedTuple):
@@ -91,12 +92,12 @@ class StandIns:
 
     Attributes:
         mocks: The last one that matches wins.
-        watch: Told of each attempt that begins, mocked or not.
+        watch: Asked whenever a workflow wants a step; what it gives is called when an attempt begins, mocked or not.
     """
 
     def __init__(self) -> None:
         self.mocks: list[StepMock] = []
-        self.watch: Callable[[StepInfo], None] | None = None
+        self.watch: Callable[[], Watch] | None = None
 
     def __call__(self, step: Step[..., Any]) -> Step[..., Any]:
         """The step itself, or a copy with another body."""
@@ -106,18 +107,16 @@ class StandIns:
         other = copy.copy(step)
         body = step.fn if mock is None else mock.body
         # Sync stays sync: a transaction cannot wait, and a step's thread waits for what it gets by itself.
-        other.fn = partial(_awaited if step.is_async else _called, body, self.watch)
+        other.fn = partial(_awaited if step.is_async else _called, body, self.watch and self.watch())
         return other
 
 
-def _called(body: Callable[..., Any], watch: Callable[[StepInfo], None] | None, *args: Any, **kwargs: Any) -> Any:
+def _called(body: Callable[..., Any], watch: Watch | None, *args: Any, **kwargs: Any) -> Any:
     if watch is not None:
         watch(current_step())
     return body(*args, **kwargs)
 
 
-async def _awaited(
-    body: Callable[..., Any], watch: Callable[[StepInfo], None] | None, *args: Any, **kwargs: Any
-) -> Any:
+async def _awaited(body: Callable[..., Any], watch: Watch | None, *args: Any, **kwargs: Any) -> Any:
     value = _called(body, watch, *args, **kwargs)
     return await value if inspect.isawaitable(value) else value

@@ -17,7 +17,7 @@ from perdure.engine.definition import Registry
 from perdure.engine.drive import Driver
 from perdure.engine.machine import ChildStart
 from perdure.engine.request import child_topic
-from perdure.errors import DuplicateName, StoreError
+from perdure.errors import StoreError
 from perdure.model.entry import Entry
 from perdure.model.limits import Limits
 from perdure.model.run import Claimed, Message, RunRow
@@ -26,10 +26,12 @@ from perdure.store.operation import Done, Operation, Row
 from perdure.store.sqlite import SqliteStore
 from perdure.worker.heartbeat import Heartbeat
 from perdure.worker.options import WorkerOptions
+from perdure.worker.register import gone, register
 
 log = logging.getLogger("perdure.worker")
 SWEEP_S = 1.0
 MOST_PER_CLAIM = 500
+MOST_LOGGED = 10
 STORE_RETRY_S = 0.5
 
 
@@ -87,7 +89,7 @@ class Worker:
         Register, and begin to claim.
 
         Raises:
-            DuplicateName: A worker with the chosen id is registered.
+            DuplicateName: A worker with the chosen id is alive.
         """
         self.loop = asyncio.get_running_loop()
         self.threads = ThreadPoolExecutor(self.options.threads, "perdure-step")
@@ -100,15 +102,11 @@ class Worker:
         self._look()
 
     async def _register(self) -> None:
-        host, pid = ids.process()
-        now, lease = self.clock.now(), micros(self.options.lease)
-        names = json.dumps(self.registry.names())
-        operation = Operation([("register_worker", (self.id, host, self._place, pid, names, now, now + lease))])
-        rows = await self.store.apply(operation)
-        if not rows:
-            what = "worker"
-            raise DuplicateName(what, self.id)
-        self.number = rows[0][1]
+        names, lease = json.dumps(self.registry.names()), micros(self.options.lease)
+        self.number = await register(
+            self.store, self.id, self._place, names, now=self.clock.now(), lease=lease, chosen=bool(self.options.id),
+            virtual=self.clock.virtual,
+        )  # fmt: skip
         self._workflows = names
         if not self.clock.virtual:
             self._heartbeat = Heartbeat(
@@ -426,7 +424,7 @@ class Worker:
         for number, place, pid, state, lease_until in await self.store.rows("suspects"):
             if number == self.number:
                 continue
-            if state == "alive" and place == self._place and not self.clock.virtual and ids.process_gone(pid):
+            if state == "alive" and not self.clock.virtual and gone(place, pid, self._place):
                 operation.add("declare_dead", number, now)
             elif state == "alive" and lease_until >= now:
                 continue
@@ -442,9 +440,12 @@ class Worker:
 
     async def _apply_sweep(self, operation: Operation) -> None:
         rows = await self.store.apply(operation)
-        for row in rows:
-            if row[0] == "expired":
-                log.warning("run number %s was taken from a dead worker (%s)", row[1], row[2])
+        expired = [row for row in rows if row[0] == "expired"]
+        for _, number, status in expired[:MOST_LOGGED]:
+            for run in await self.store.rows("run_by_number", number):
+                log.warning("run %s was taken from a dead worker and is %s", run[1], status)
+        if len(expired) > MOST_LOGGED:
+            log.warning("%d more runs were taken from dead workers", len(expired) - MOST_LOGGED)
         if self.clock.virtual and not any(row[0] == "alive" for row in rows):
             self._declared_dead()
 

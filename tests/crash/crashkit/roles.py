@@ -224,7 +224,7 @@ async def _pause_running(app: App, session: Session) -> Any:
         while not begun.exists() and (await run.info()).status not in {"paused", "completed"}:
             await asyncio.sleep(0.002)
         await _send(app.client.pause("working", "have a look"))
-        (folder / "go").touch()
+    (folder / "go").touch()
     await _until(run, "paused", "completed")
     if (await run.info()).status == "paused":
         await app.client.resume("working")

@@ -244,6 +244,10 @@ where r.id = :id and c.status in ('completed', 'failed', 'cancelled')
     select 1 from perdure_inbox i where i.run = r.number and i.topic = :topic and i.taken_seq is null
   );
 
+-- name: free_id(id)
+-- A chosen id is free again once its worker has left or died; the old row stays, under another name.
+update perdure_workers set id = id || '#' || number where id = :id and state <> 'alive';
+
 -- name: register_worker(tag, id, host, place, pid, workflows, now, lease_until)
 -- No row back: the id is in use.
 insert into perdure_workers (id, host, place, pid, workflows, state, started_at, heartbeat_at, lease_until)
