@@ -10,49 +10,54 @@ from crashkit.harness import Child, Place
 pytestmark = pytest.mark.crash
 
 LEASE = {"lease": 0.5}
-JOURNAL = "select * from perdure_journal order by run, seq"
+ROWS = "select status, epoch, seq, * from perdure_runs left join perdure_journal on run = number order by number, seq"
 
 
-@pytest.mark.parametrize("where", ["in a body", "before a commit"])
-def test_stopped_worker_that_wakes_after_takeover_writes_nothing(place: Place, where: str):
-    """A worker that was asleep while others took its run over would write into the run's journal (I1)."""
+def test_stopped_worker_that_wakes_after_its_run_has_ended_writes_nothing(place: Place):
+    """A worker that slept through the take-over and the end of its run would write behind the end (I1, I3)."""
     zombie = place.start(roles.worker, worker=LEASE)
     number = zombie.expect("ready")
     client = place.start(roles.client)
     client.expect("ready")
-    if where == "in a body":
-        client.ask("start", "waits_for_file", ["go"], "run")
-        place.until((place.folder / "go-begun-0").exists, "the body")
-        zombie.stop()
-    else:
-        client.ask("start", "stopped_midway", ["go"], "run")
-        zombie.stopped()
-    assert not zombie.logged().count("declared dead")
+    client.ask("start", "waits_for_file", ["go"], "run")
+    place.until((place.folder / "go-begun-0").exists, "the body")
+    zombie.stop()
 
     heir = place.start(roles.worker, worker=LEASE)
     heir.expect("ready")
     (place.folder / "go").touch()
     assert client.ask("result", "run") == "1 go 2"
     lease_until = place.value("select lease_until from perdure_workers where number = ?", number)
-    taken_at = place.value(
-        "select min(j.at) from perdure_journal j join witness w using (run, seq) where w.epoch > ?", _first_epoch(place)
-    )
+    taken_at = place.value("select min(at) from perdure_journal join witness using (run, seq) where epoch > 1")
     assert taken_at > lease_until, "its process was there, so its lease was to be waited for"
 
-    before = place.rows(JOURNAL)
+    before = place.rows(ROWS)
     zombie.wake()
     _wait_for_rebirth(place, zombie, number)
-    assert place.rows(JOURNAL) == before
-    assert "was declared dead by others" in zombie.logged()
+    assert place.rows(ROWS) == before
+    _works_on_new_runs(place, zombie, heir, client)
 
-    heir.terminate()
-    assert heir.join() == 0, str(heir)
-    client.ask("start", "many_steps", [3], "new")
-    assert client.ask("result", "new") == 3
-    assert {deed.life for deed in place.deeds() if deed.run == "new"} == {0}
-    with place.read() as database:
-        check_all_ended(database)
-        check_deeds(database, place.deeds(), most=2)
+
+def test_stopped_worker_that_wakes_while_another_drives_its_run_writes_nothing(place: Place):
+    """A worker about to record an outcome as it fell asleep would put it into the other's journal (I1)."""
+    zombie = place.start(roles.worker, worker=LEASE)
+    number = zombie.expect("ready")
+    client = place.start(roles.client)
+    client.expect("ready")
+    client.ask("start", "stopped_midway", ["go"], "run")
+    zombie.stopped()
+
+    heir = place.start(roles.worker, worker=LEASE)
+    heir.expect("ready")
+    place.until((place.folder / "go-begun-2").exists, "the same body in the other worker")
+    before = place.rows(ROWS)
+    assert before[0][:3] == ("running", 2, 1), "the place in the journal where the zombie would write is free"
+    zombie.wake()
+    _wait_for_rebirth(place, zombie, number)
+    assert place.rows(ROWS) == before
+    (place.folder / "go").touch()
+    assert client.ask("result", "run") == "1 go 2"
+    _works_on_new_runs(place, zombie, heir, client)
 
 
 def test_worker_stopped_inside_a_transaction_holds_up_the_others_but_loses_nothing(place: Place):
@@ -107,10 +112,18 @@ def test_blocked_loop_is_reported_but_not_robbed(place: Place):
     assert place.rows("select distinct state from perdure_workers") == [("alive",)]
 
 
-def _first_epoch(place: Place) -> int:
-    return place.value("select min(epoch) from witness")
-
-
 def _wait_for_rebirth(place: Place, zombie: Child, number: int) -> None:
     again = "select 1 from perdure_workers where pid = ? and number > ? and state = 'alive'"
     place.until(lambda: place.rows(again, zombie.pid, number), "the woken worker's new identity")
+    assert "was declared dead by others" in zombie.logged()
+
+
+def _works_on_new_runs(place: Place, zombie: Child, heir: Child, client: Child) -> None:
+    heir.terminate()
+    assert heir.join() == 0, str(heir)
+    client.ask("start", "many_steps", [3], "new")
+    assert client.ask("result", "new") == 3
+    assert {deed.life for deed in place.deeds() if deed.run == "new"} == {0}, str(zombie)
+    with place.read() as database:
+        check_all_ended(database)
+        check_deeds(database, place.deeds(), most=2)

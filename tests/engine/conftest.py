@@ -85,8 +85,7 @@ class Lab:
         """Run one workflow to its end, then once more from its whole journal: it must end alike, asking for nothing."""
 
         async def main() -> Ended:
-            fn = workflow[0] if isinstance(workflow, tuple) else workflow
-            name = workflow[1].get("name", fn.__name__) if isinstance(workflow, tuple) else fn.__name__
+            name = name_of(workflow)
             async with self.worker(workflow, *others, **settings or {}) as app:
                 handle = await app.start(name, *args, **options)
                 ended = await self.ended(app, handle.id, name)
@@ -104,19 +103,21 @@ class Lab:
     def survive(self, workflow, *args, others=(), **options) -> Ended:
         """Run one workflow to its end while its bodies kill the worker; the next worker takes the run over."""
 
+        name = name_of(workflow)
+
         async def main() -> Ended:
             started = False
             while True:
                 async with self.worker(workflow, *others, lease=30) as app:
                     self.working, self.dead = app, asyncio.Event()
                     if not started:
-                        started = await app.start(workflow.__name__, *args, id="r", **options)
-                    ended = asyncio.create_task(self.ended(app, "r", workflow.__name__))
+                        started = await app.start(name, *args, id="r", **options)
+                    ended = asyncio.create_task(self.ended(app, "r", name))
                     dead = asyncio.create_task(self.dead.wait())
                     await asyncio.wait([ended, dead], return_when=asyncio.FIRST_COMPLETED)
                     if not dead.done():
                         dead.cancel()
-                        await self.check_replay(app, ended.result(), workflow.__name__)
+                        await self.check_replay(app, ended.result(), name)
                         return ended.result()
                     ended.cancel()
 
@@ -188,6 +189,11 @@ class Lab:
 
     async def sql(self, app, sql, *parameters) -> list[tuple]:
         return await app.client.store.select(sql, parameters)
+
+
+def name_of(workflow) -> str:
+    fn, options = workflow if isinstance(workflow, tuple) else (workflow, {})
+    return options.get("name", fn.__name__)
 
 
 def vars_of(error):

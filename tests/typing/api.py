@@ -143,6 +143,7 @@ async def checkout(ctx: Context, order: Order) -> str:
     assert_type(await ctx.step(plain_sync, 1), dict[str, int])
     assert_type(await ctx.step("closure", lambda: 17), int)
     assert_type(await ctx.step("closure", lambda: plain("x"), timeout=5), list[str])
+    assert_type(await ctx.step("closure", lambda: {"id": "1", "cents": 5}, returns=Order), Order)
     assert_type(await ctx.transaction(save, "lamp"), int)
 
     # asyncio keeps them

@@ -22,7 +22,7 @@ def mypy(file: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=file.parent, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_code_as_users_write_it_passes(tmp_path):
+def test_code_as_users_write_it_passes(tmp_path: Path) -> None:
     """A right program is refused, or a result of start, call, step, map or receive has lost its type."""
     file = tmp_path / "api.py"
     file.write_text((HERE / "api.py").read_text())
@@ -30,7 +30,7 @@ def test_code_as_users_write_it_passes(tmp_path):
     assert checked.returncode == 0, checked.stdout
 
 
-def test_mistakes_are_found(tmp_path):
+def test_mistakes_are_found(tmp_path: Path) -> None:
     """A mistake passes, or something right beside it does not."""
     lines = (HERE / "refused.py").read_text().splitlines()
     expected = {(number, match[1]) for number, line in enumerate(lines, 1) if (match := IGNORED.search(line))}

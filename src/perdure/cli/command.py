@@ -121,11 +121,15 @@ def command(group: typer.Typer, name: str, *, database: bool = True) -> Callable
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(PIPE_CLOSED) from None
 
-        run.__doc__ = fn.__doc__
         run.__name__ = fn.__name__
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]  # inspect reads it
-        group.command(name)(run)
+        group.command(name, help=_flowing(fn.__doc__ or ""))(run)
         return fn
 
     return register
+
+
+def _flowing(text: str) -> str:
+    """A docstring with its paragraphs on one line each, for the terminal to wrap."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in inspect.cleandoc(text).split("\n\n"))

@@ -15,7 +15,7 @@ from perdure.model.status import TERMINAL, Status
 from perdure.store.migrate import migrations
 
 PRUNED_AT_A_TIME = 5_000
-group = typer.Typer(no_args_is_help=True, help="Look after the database.")
+group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after the database.")
 
 
 def _size(count: float) -> str:
@@ -72,7 +72,8 @@ async def prune(
     *,
     older_than: Annotated[str, typer.Option(metavar="SPAN", help="Ended at least this long ago: 12h, 30d.")],
     status: Annotated[
-        list[Status] | None, typer.Option(help="Only those that ended so; may be repeated. All ends without it.")
+        list[Status] | None,
+        typer.Option(metavar="STATUS", help="Only those that are completed, failed or cancelled; may be repeated."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Trees per transaction.")] = 500,
 ) -> None:

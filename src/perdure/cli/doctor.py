@@ -36,6 +36,6 @@ async def doctor(session: Session) -> None:
                 out.text(f"    {', '.join(finding.examples)}{rest}")
             out.text(f"    {finding.what_to_do}\n")
         verdict = "healthy" if healthy else "not healthy"
-        out.text(f"{url} is {verdict}: {sum(counts.values()):,} runs, {len(findings)} findings.")
+        out.text(f"{url} is {verdict}. Runs: {sum(counts.values()):,}.")
     if not healthy:
         raise typer.Exit(UNHEALTHY)

@@ -7,14 +7,15 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import metadata
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from perdure.cli import db, doctor, run, steer, worker
+import perdure.cli.steer  # noqa: F401 - its commands join those of run
+from perdure.cli import db, doctor, run, worker
 from perdure.cli.command import Session, command
 from perdure.cli.exits import INTERRUPTED, UNEXPECTED, USAGE, table
 from perdure.cli.output import plain, visible
@@ -66,6 +67,9 @@ def _report(error: Exception, *, as_json: bool, debug: bool) -> int:
         sys.stderr.write(json.dumps(problem) + "\n")
         return code
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    if message.startswith("Usage: "):  # a group of commands that was called without one: its help
+        console.print(message, soft_wrap=True)
+        return code
     context = getattr(error, "ctx", None)
     if context is not None and message:
         console.print(f"{context.get_usage()}\nTry `{context.command_path} --help`.", soft_wrap=True)
@@ -87,7 +91,7 @@ app = typer.Typer(
     cls=Root,
     name="perdure",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # plain help: it takes half the time, and reads well anywhere
     pretty_exceptions_enable=False,
     help="Durable execution: start, watch and steer runs, drive them, and look after their database.",
     epilog="`perdure exit-codes` lists what the exit codes mean. NO_COLOR takes the colours away.",
@@ -101,7 +105,9 @@ command(app, "doctor")(doctor.doctor)
 
 def _print_version(value: bool) -> None:  # noqa: FBT001 - typer calls it so
     if value:
-        sys.stdout.write(f"perdure {metadata.version('perdure')}\n")
+        # Only here: importing it takes as long as half of the rest.
+        version = import_module("importlib.metadata").version("perdure")
+        sys.stdout.write(f"perdure {version}\n")
         raise typer.Exit
 
 
@@ -117,7 +123,7 @@ def options(
 
 @command(app, "exit-codes", database=False)
 def exit_codes(session: Session) -> None:
-    """List the exit codes, and the errors that end with each of them."""
+    """List the exit codes and their errors."""
     rows = table()
     if session.out.as_json:
         listed = [{"exit_code": code, "meaning": meaning, "errors": errors} for code, meaning, errors in rows]

@@ -22,7 +22,7 @@ from perdure.model.entry import Kind
 from perdure.model.run import MAX_PAGE, RunFilter
 from perdure.model.status import Status
 
-group = typer.Typer(no_args_is_help=True, help="Start, list, watch and steer runs.")
+group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Start, list, watch and steer runs.")
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
 
 
@@ -97,7 +97,10 @@ async def _await(session: Session, handle: RunHandle[Any]) -> None:
 async def list_runs(
     session: Session,
     *,
-    status: Annotated[list[Status] | None, typer.Option(help="Any of these; may be repeated.")] = None,
+    status: Annotated[
+        list[Status] | None,
+        typer.Option(metavar="STATUS", help=f"Any of {', '.join(Status)}; may be repeated."),
+    ] = None,
     workflow: Annotated[str | None, typer.Option(help="Of this workflow.")] = None,
     parent: Annotated[str | None, typer.Option(help="Children of the run with this id.")] = None,
     tag: Annotated[str | None, typer.Option(help="With this tag.")] = None,
@@ -147,7 +150,7 @@ async def show(
     *,
     full: Annotated[bool, typer.Option("--full", help="The whole journal, and all data uncut.")] = False,
 ) -> None:
-    """Show one run: what it is, how it stands, its children and its journal."""
+    """Show a run, its children and its journal."""
     async with session.connected() as app:
         picture = await picture_of(app.client, run_id, whole=full)
     if session.out.as_json:
@@ -166,7 +169,7 @@ async def tail(
     full: Annotated[bool, typer.Option("--full", help="All data uncut.")] = False,
 ) -> None:
     """
-    Print a run's journal, entry by entry, until the run has ended.
+    Follow a run's journal until the run has ended.
 
     With --json each entry is a line of JSON; the last one's seq, given to --after, goes on from there.
     """

@@ -84,9 +84,9 @@ async def fork(
     fork_id: Annotated[str | None, typer.Option("--id", help="The new run's id; made up when left out.")] = None,
 ) -> None:
     """
-    Start a new run that has done already what another one has, and print its id.
+    Start a new run from another one's history.
 
-    Without --before it keeps all of the other run's history; --before "" keeps none of it.
+    Prints the new run's id. Without --before it keeps all of the history; --before "" keeps none of it.
     """
     async with session.connected() as app:
         handle = await app.client.fork(run_id, before=before, id=fork_id)
@@ -107,9 +107,10 @@ async def rerun(
     ] = False,
 ) -> None:
     """
-    Do a run again in place, as a new generation that keeps the journal of the old one.
+    Do a run again in place.
 
-    It begins at the beginning, unless --before or --keep says otherwise.
+    It begins at the beginning, unless --before or --keep says otherwise, as a new generation of the same run; the
+    journal of the old one is kept.
     """
     if keep and before is not None:
         option = "--keep"
@@ -132,7 +133,11 @@ async def signal(
         str | None, typer.Option(help="Of several signals with this name and key only the first counts.")
     ] = None,
 ) -> None:
-    """Send a signal to a run, whether it waits for one yet or not."""
+    """
+    Send a signal to a run.
+
+    It is kept until the run receives it, whether the run waits for it yet or not.
+    """
     payload = data(value, "JSON")
     async with session.connected() as app:
         accepted = await app.signal(run_id, name, payload, key=key)

@@ -68,6 +68,8 @@ class Context:
     @overload
     async def step(self, fn: Step[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
+    async def step(self, name: str, fn: Callable[[], Any], /, *, returns: type[R], **options: Any) -> R: ...
+    @overload
     async def step(self, name: str, fn: Callable[[], Awaitable[R]], /, **options: Any) -> R: ...
     @overload
     async def step(self, name: str, fn: Callable[[], R], /, **options: Any) -> R: ...
@@ -114,20 +116,13 @@ class Context:
     def _wanted(
         self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], returns: Any, *, transactional: bool
     ) -> asyncio.Future[Any]:
-        if self._registry.stand_in is not None:
-            step = self._registry.stand_in(step)
-        machine = self._machine
+        machine, stand_in = self._machine, self._registry.stand_in
         future = machine.loop.create_future()
         request = StepRequest(
-            machine.key(step.name),
-            future,
-            step,
-            args,
-            kwargs,
-            returns=returns,
+            machine.key(step.name), future, step if stand_in is None else stand_in(step), args, kwargs,
+            returns=returns, transactional=transactional,
             fingerprint=fingerprint(args, kwargs) if step.settings.fingerprint and (args or kwargs) else None,
-            transactional=transactional,
-        )
+        )  # fmt: skip
         machine.request(request)
         return future
 
@@ -242,9 +237,7 @@ class Context:
     @overload
     async def call(self, workflow: Takes2[A, B, R], a: A, b: B, /, **options: Unpack[ChildOptions]) -> R: ...
     @overload
-    async def call(
-        self, workflow: Takes3[A, B, C, R], a: A, b: B, c: C, /, **options: Unpack[ChildOptions]
-    ) -> R: ...  # fmt: skip
+    async def call(self, workflow: Takes3[A, B, C, R], a: A, b: B, c: C, /, **options: Unpack[ChildOptions]) -> R: ...
     @overload
     async def call(self, workflow: str, /, *args: Any, **options: Unpack[ChildOptions]) -> Any: ...
     async def call(self, workflow: Any, /, *args: Any, **options: Any) -> Any:
@@ -383,25 +376,23 @@ class Context:
 
     @overload
     async def map(
-        self, fn: Step[[A], R] | Takes1[A, R], items: Iterable[A], /, *,
-        concurrency: int | None = None, name: str | None = None,
+        self, fn: Step[[A], R] | Takes1[A, R], items: Iterable[A], /, *, concurrency: int | None = None,
+        name: str | None = None,
     ) -> list[R]: ...  # fmt: skip
     @overload
     async def map(
-        self, fn: Step[[A], R] | Takes1[A, R], items: Iterable[A], /, *,
-        concurrency: int | None = None, name: str | None = None,
-        min_success: int | None = None, tolerate: float | None = None,
+        self, fn: Step[[A], R] | Takes1[A, R], items: Iterable[A], /, *, concurrency: int | None = None,
+        name: str | None = None, min_success: int | None = None, tolerate: float | None = None,
     ) -> MapResult[R]: ...  # fmt: skip
     @overload
     async def map(
-        self, fn: Callable[[A], Awaitable[R]], items: Iterable[A], /, *,
-        concurrency: int | None = None, name: str | None = None,
+        self, fn: Callable[[A], Awaitable[R]], items: Iterable[A], /, *, concurrency: int | None = None,
+        name: str | None = None,
     ) -> list[R]: ...  # fmt: skip
     @overload
     async def map(
-        self, fn: Callable[[A], Awaitable[R]], items: Iterable[A], /, *,
-        concurrency: int | None = None, name: str | None = None,
-        min_success: int | None = None, tolerate: float | None = None,
+        self, fn: Callable[[A], Awaitable[R]], items: Iterable[A], /, *, concurrency: int | None = None,
+        name: str | None = None, min_success: int | None = None, tolerate: float | None = None,
     ) -> MapResult[R]: ...  # fmt: skip
     async def map(
         self,

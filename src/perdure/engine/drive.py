@@ -25,7 +25,7 @@ from perdure.engine.steps import Steps
 from perdure.engine.transact import transact
 from perdure.engine.waits import CANCEL, PAUSE, Waits
 from perdure.engine.writer import Writer
-from perdure.errors import HistoryTooLong, PerdureError, Stalled, StartConflict, StoreError
+from perdure.errors import Divergence, HistoryTooLong, PerdureError, Stalled, StartConflict, StoreError
 from perdure.model.entry import Entry, Kind
 from perdure.model.run import Claimed, Message
 from perdure.model.status import Status
@@ -34,11 +34,6 @@ from perdure.store.record import Record
 log = logging.getLogger("perdure.engine")
 ENDED = "the run has ended"
 STORE_RETRY = 200_000  # microseconds
-END_KINDS = {
-    Status.COMPLETED: Kind.COMPLETED,
-    Status.FAILED: Kind.FAILED,
-    Status.CANCELLED: Kind.CANCELLED,
-}
 
 
 class Driver:
@@ -86,15 +81,11 @@ class Driver:
 
     # ------------------------------------------------------------------------- what the worker calls
     def begin(self, messages: list[Message]) -> None:
-        """
-        Drive the run from its journal.
-
-        Args:
-            messages: What is in its inbox.
-        """
+        """Drive the run from its journal; these messages are in its inbox."""
         self._waits.deliver(messages)
         self.machine.begin(beginning(self.machine, self.workflow, self.host.registry, self.host.payloads))
-        self.advance()
+        # Times that passed while nobody drove it come first: no body begins behind the deadline.
+        self._wake()
 
     def resume(self, run: Claimed, messages: list[Message]) -> None:
         """Go on where the parked coroutine stands: nobody owned the run in between."""
@@ -170,7 +161,7 @@ class Driver:
         if self._waits.mailbox:
             self._read_mail()
         if machine.divergence is not None:
-            self._pause(machine.divergence.code, str(machine.divergence))
+            self._stop_diverged(machine.divergence)
             return
         if machine.given_up:
             for request in machine.given_up:
@@ -400,24 +391,29 @@ class Driver:
     def _wake(self) -> None:
         """Some time may have come: deliver what is due, in the order of its times."""
         self._clear_alarm()
-        if self.state != "driving":
-            return
-        if self._exclusive:
-            # The transaction's answer leads to advance(), which sets the alarm again.
+        if self.state != "driving" or self._exclusive:
+            # A transaction's answer leads to advance(), which sets the alarm again.
             return
         machine, now = self.machine, self._now()
         if machine.fresh:
             self._register()
+        if self._waits.mailbox:
+            self._read_mail()  # what was sent before a time came counts, also when nobody looked until now
         for request in self._waits.due(machine, now):
             if machine.wanted.get(request.key) is request and machine.divergence is None:
                 self._time_has_come(request, now)
-        if machine.cancelled_at is not None:
-            if now >= machine.cancelled_at + self._grace and not machine.done and not self._writer.busy:
-                self._end(cancelled(self.machine))
-                return
-        elif self.run.deadline_at is not None and now >= self.run.deadline_at and not machine.done:
-            machine.outcome(Kind.DEADLINE_REACHED, "", now)
+        if not (machine.done or machine.divergence):
+            self._limit(now)
         self.advance()
+
+    def _limit(self, now: int) -> None:
+        """Hold the run to its deadline, and its clean-up to its grace."""
+        machine = self.machine
+        if machine.cancelled_at is not None:
+            if now >= machine.cancelled_at + self._grace and not self._writer.busy:
+                self._end(cancelled(machine))
+        elif self.run.deadline_at is not None and now >= self.run.deadline_at:
+            machine.outcome(Kind.DEADLINE_REACHED, "", now)
 
     def _time_has_come(self, request: Request, now: int) -> None:
         if isinstance(request, StepRequest):
@@ -441,7 +437,7 @@ class Driver:
             record = self._writer.record(now)
             record.renew(ending.renewal or "", seq, now)
         else:
-            machine.end(END_KINDS[ending.status], now)
+            machine.end(Kind(ending.status.value), now)
             record = self._writer.record(now)
             error = None
             if ending.error is not None:
@@ -469,6 +465,16 @@ class Driver:
         record = self._writer.record(now)
         record.pause(reason)
         self._leave(record, "over")
+
+    def _stop_diverged(self, divergence: Divergence) -> None:
+        """Pause the run (I12); one that is to be cancelled ends as it stands, as its code cannot clean up."""
+        cancel = next((message for message in self._waits.mailbox if message.topic == CANCEL), None)
+        if cancel is None or self._writer.busy or self._exclusive:
+            self._pause(divergence.code, str(divergence))
+            return
+        self._put_aside(EVICTED)
+        self._writer.taking = [(cancel, self.machine.cancel_diverged(self._now(), cancel.data))]
+        self._end(cancelled(self.machine))
 
     def _put_aside(self, why: str) -> None:
         """Stop everything that runs for this run here."""

@@ -178,6 +178,12 @@ class Machine:
         self.children.clear()
         self.given_up.clear()
 
+    def cancel_diverged(self, at: int, reason: str | None) -> int:
+        """Note that a run is cancelled whose code does not fit its journal; returns the entry's seq."""
+        self.forget_new()
+        self.cancelled_at, self.cancel_reason = at, reason
+        return self.mark(Kind.CANCEL_REQUESTED, at, reason or '""')
+
     @property
     def done(self) -> bool:
         """Whether the workflow function has ended."""

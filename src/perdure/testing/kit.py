@@ -19,7 +19,7 @@ from perdure.app import App
 from perdure.client.handle import RunHandle
 from perdure.client.view import RunEvent
 from perdure.clock import SECOND, from_datetime, micros, to_datetime
-from perdure.engine.child import Takes0, Takes1, Takes2
+from perdure.engine.child import Takes0, Takes1, Takes2, Takes3
 from perdure.engine.definition import Step, Workflow
 from perdure.store.changes import Changes
 from perdure.testing.crash import CrashReport, Meanwhile, Scenario
@@ -30,6 +30,7 @@ from perdure.testing.wait import ended, patience, together
 
 A = TypeVar("A")
 B = TypeVar("B")
+C = TypeVar("C")
 R = TypeVar("R")
 T = TypeVar("T")
 LEASE = timedelta(days=30)
@@ -136,6 +137,11 @@ class Kit:
     @overload
     def run(
         self, workflow: Takes2[A, B, R], a: A, b: B, /, *, id: str = ..., meanwhile: Meanwhile | None = ...,
+        within: timedelta | float = ...,
+    ) -> R: ...  # fmt: skip
+    @overload
+    def run(
+        self, workflow: Takes3[A, B, C, R], a: A, b: B, c: C, /, *, id: str = ..., meanwhile: Meanwhile | None = ...,
         within: timedelta | float = ...,
     ) -> R: ...  # fmt: skip
     @overload

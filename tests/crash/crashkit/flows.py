@@ -197,11 +197,14 @@ def define_awkward(app: App, diary: Diary, config: dict[str, Any]) -> None:
 
     @app.step
     async def stops_itself(name: str) -> str:
-        """In the first process it stands still just before its outcome could be recorded."""
+        """In the first process it stands still just before its outcome could be recorded; in others it waits."""
         diary.note()
+        (folder / f"{name}-begun-{config['life']}").touch()
         if config["life"] == 0:
-            (folder / f"{name}-begun-0").touch()
             os.kill(os.getpid(), signal.SIGSTOP)
+            return "the zombie's"
+        while not (folder / name).exists():
+            await asyncio.sleep(0.005)
         return name
 
     @app.step

@@ -7,9 +7,10 @@ create table perdure_schema (
   applied_at integer not null
 ) strict;
 
--- Worker processes. A row stays as the record of who once owned what, until it is pruned.
+-- Worker processes. A row stays as the record of who once owned what, until it is pruned. Its number is never
+-- used again: a process that wakes up later must not pass for another worker.
 create table perdure_workers (
-  number integer primary key,
+  number integer primary key autoincrement,
   id text not null unique,
   host text not null,
   place text not null,
