@@ -151,7 +151,8 @@ class Lab:
         again = await self.ended(app, ended.info.id, workflow)
         more = [event.kind for event in again.events[len(ended.events) :]]
         assert more == ["rerun", end.kind], f"replay asked for more: {again.events[len(ended.events) :]}"
-        assert (again.value, again.status) == (ended.value, ended.status)
+        assert again.status == ended.status
+        assert again.value == ended.value or repr(again.value) == repr(ended.value)
         assert type(again.error) is type(ended.error)
         assert str(again.error) == str(ended.error)
         assert vars_of(again.error) == vars_of(ended.error)

@@ -100,6 +100,12 @@ def test_program(program, tmp_path):
         assert ended.stdout == program.prints
 
 
+@pytest.mark.parametrize(("name", "most"), [("README.md", 150), ("DESIGN.md", 300)])
+def test_page_stays_short(name, most):
+    """The page that everybody reads first has become one that nobody reads."""
+    assert len((ROOT / name).read_text().splitlines()) <= most
+
+
 def test_pages_with_tests_of_their_own():
     """A page that is left out here is not run anywhere."""
     for page, test in TESTED_ELSEWHERE.items():

@@ -34,6 +34,8 @@ def check(dump, before):
 
 def difference(found, wanted):
     """What is only in one of two states, found (-) or wanted (+)."""
+    if found == wanted:
+        return ""
     lines = [
         f"{sign} {table} {row}"
         for table in wanted
@@ -58,7 +60,6 @@ def check_run(row):
         assert sum(ways) == 1 or (sum(ways) == 0 and waits), f"I8: {row}"
     if row["owner"] is not None:
         assert row["status"] in {"running", "cancelling", "compensating"}
-        assert row["owner"] != "unknown"
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -67,9 +68,10 @@ def test_a_store_does_what_the_model_says(kind, seed, tmp_path):
     """A statement, or the order in which a batch runs them, would do something else than was meant."""
     database, model = Database(kind(tmp_path)), ModelSystem()
     store, generator = StoreSystem(database), Generator(model.model, seed)
-    done, before = 0, model.dump()
+    done, before, seen = 0, model.dump(), set()
     while done < OPERATIONS:
         operations = generator.batch(generator.chance.choice((1, 1, 2, 5, 20)))
+        seen |= {name for operation in operations for name, _ in lines_of(operation)}
         names = model.names()
         wanted, refused = model.batch(operations)
         rows, errors = store.batch(operations, names)
@@ -82,4 +84,58 @@ def test_a_store_does_what_the_model_says(kind, seed, tmp_path):
         check(dump, before)
         done, before = done + len(operations), dump
     database.close()
-    assert len(model.model.runs) > 5
+    assert seen == set(ORDER), "a statement was never tried"
+
+
+def families(model, operation):
+    """The trees of runs that an operation of a client, a driver or an operator touches."""
+    ids = {number: row["id"] for number, row in model.runs.items()}
+    tops = {row["id"]: ids.get(row["root"], row["id"]) for row in model.runs.values()}
+    found = set()
+    for name, parameters in lines_of(operation):
+        for parameter, value in zip(PARAMETERS[name], parameters, strict=True):
+            if parameter in {"run", "parent", "number", "id", "run_id", "child"} and not name.startswith("take"):
+                run_id = ids.get(value, value)
+                found.add(tops.get(run_id, run_id))
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_operations_on_different_runs_do_together_what_they_do_alone(kind, tmp_path):
+    """What a run becomes would depend on who else commits at the same moment."""
+    folders = [tmp_path / "together", tmp_path / "alone"]
+    for folder in folders:
+        folder.mkdir()
+    together, alone = (StoreSystem(Database(kind(folder))) for folder in folders)
+    model = ModelSystem()
+    generator = Generator(model.model, "apart")
+    sizes = []
+    for turn in range(250):
+        operations, touched = [], set()
+        if turn % 5 == 0:
+            operations = [[generator.register, generator.claim, generator.sweep, generator.prune][turn // 5 % 4]()]
+        else:
+            for kind_of in generator.chance.choices(
+                [generator.start, generator.drive, generator.send, generator.cancel, generator.resume, generator.rerun],
+                [20, 50, 20, 4, 3, 3], k=12,
+            ):  # fmt: skip
+                operation = kind_of() if model.model.workers else generator.start()
+                mine = families(model.model, operation)
+                if not mine & touched:
+                    operations.append(operation)
+                    touched |= mine
+        generator.written.clear()
+        generator.now += 20
+        names = model.names()
+        model.batch(operations)
+        at_once, _ = together.batch(operations, names)
+        one_by_one = []
+        for operation in operations:
+            rows, _ = alone.batch([operation], names_after(names, model))
+            one_by_one += rows
+        assert at_once == one_by_one
+        assert not difference(by_id(together.dump()), by_id(alone.dump()))
+        sizes.append(len(operations))
+    for system in (together, alone):
+        system.database.close()
+    assert sum(sizes) > 1_000

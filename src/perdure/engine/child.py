@@ -69,7 +69,7 @@ class Child(Generic[R]):
             StartConflict: A run with its id existed, and another one.
         """
         if self._end is None:
-            self._end = self._machine.wait_for_child(self._key, self.id)
+            self._end = self._machine.wait_for_child(self._key, self.id, self._workflow.name)
         text = await self._end
         result: R = self._workflow.call.returns.decode(text, f"The result of child run {self.id!r}")
         return result

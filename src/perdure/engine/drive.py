@@ -84,6 +84,7 @@ class Driver:
         """Drive the run from its journal; these messages are in its inbox."""
         self._waits.deliver(messages)
         self.machine.begin(beginning(self.machine, self.workflow, self.host.registry, self.host.payloads))
+        self._check_children(self.machine.doubtful())
         # Times that passed while nobody drove it come first: no body begins behind the deadline.
         self._wake()
 
@@ -195,7 +196,6 @@ class Driver:
                 break
             message, request = found
             if message.id:
-                # The entry that says so is the next one.
                 self._writer.taking.append((message, self.machine.length + 1))
             self._observe(message, request)
             if machine.fresh:
@@ -204,10 +204,11 @@ class Driver:
     def _observe(self, message: Message, request: Request | None) -> None:
         machine, now = self.machine, self._now()
         if message.topic == CANCEL:
+            self._pausing = None  # whoever wants the run to end does not want it to rest
             if machine.cancelled_at is None:
                 machine.outcome(Kind.CANCEL_REQUESTED, "", now, message.data)
         elif message.topic == PAUSE:
-            self._pausing = message
+            self._pausing = message if machine.cancelled_at is None else None
         elif isinstance(request, ChildRequest):
             completed = message.status == Status.COMPLETED
             data = (message.output if completed else message.error) or "null"
@@ -219,7 +220,7 @@ class Driver:
             machine.outcome(Kind.SIGNAL_RECEIVED, request.key, now, message.data)
 
     def _commit_or_begin(self) -> None:
-        if self.machine.length > self.host.limits.history_entries:
+        if self.machine.history_length > self.host.limits.history_entries:
             self._fail(HistoryTooLong(self.run.id, self.host.limits.history_entries))
         elif self._writer.anything:
             self._commit()
@@ -229,8 +230,7 @@ class Driver:
             request = self._steps.begin_ready(self.run)
             if request is not None:
                 self._exclusive = True
-                seq = self.machine.length + 1
-                transact(self.host, self.run, request, seq, self._transacted, begun=self._now())
+                transact(self.host, self.run, request, self.machine.length + 1, self._transacted, begun=self._now())
             self._set_alarm()
         elif self._may_park():
             self._commit()

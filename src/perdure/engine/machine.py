@@ -108,6 +108,7 @@ class Machine:
         self._history = history
         self._position = 0
         self._next_seq = next_seq
+        self._left_out = next_seq - 1 - len(history)
         self.time = now
         self._over = ""
         self._timers: dict[asyncio.TimerHandle, TimerRequest] = {}
@@ -199,6 +200,20 @@ class Machine:
         """Entries of the journal so far, durable or not."""
         return self._next_seq - 1
 
+    @property
+    def history_length(self) -> int:
+        """Entries of the present history so far, durable or not."""
+        return self._next_seq - 1 - self._left_out
+
+    def doubtful(self) -> list[ChildStart]:
+        """After a replay: awaited children with chosen ids. They may be others', or have ended before, and nobody tells."""
+        own = f"{self.run.id}/"
+        return [
+            ChildStart(request.key, request.child_id, request.workflow, "", None, False, (), True)
+            for request in self.wanted.values()
+            if isinstance(request, ChildRequest) and not request.child_id.startswith(own)
+        ]
+
     def close(self, why: str) -> None:
         """
         Let go of the workflow's code: leftover tasks are cancelled and find the context closed.
@@ -257,10 +272,10 @@ class Machine:
         self.wanted[request.key] = request
         self.fresh.append(request)
 
-    def wait_for_child(self, key: str, child_id: str) -> asyncio.Future[str]:
+    def wait_for_child(self, key: str, child_id: str, workflow: str) -> asyncio.Future[str]:
         """The end of a child that was started under this key; its result as stored."""
         self.check()
-        request = ChildRequest(key, self.loop.create_future(), child_id)
+        request = ChildRequest(key, self.loop.create_future(), child_id, workflow)
         self.request(request)
         return request.future
 

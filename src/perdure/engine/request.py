@@ -106,13 +106,14 @@ class ReceiveRequest(Request):
 class ChildRequest(Request):
     """A child run whose end is awaited."""
 
-    __slots__ = ("child_id",)
+    __slots__ = ("child_id", "workflow")
     word = "child"
     outcomes = frozenset({Kind.CHILD_COMPLETED, Kind.CHILD_FAILED})
 
-    def __init__(self, key: str, future: RunFuture, child_id: str) -> None:
+    def __init__(self, key: str, future: RunFuture, child_id: str, workflow: str) -> None:
         super().__init__(key, future)
         self.child_id = child_id
+        self.workflow = workflow
 
     @property
     def topic(self) -> str:

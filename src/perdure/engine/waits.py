@@ -67,7 +67,8 @@ class Waits:
     def deliver(self, messages: list[Message]) -> None:
         """Messages have come; those that are known already are left out."""
         for message in messages:
-            if message.id not in self._known:
+            # What the inbox does not hold has no id.
+            if not message.id or message.id not in self._known:
                 self._known.add(message.id)
                 self.mailbox.append(message)
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -188,24 +189,16 @@ def define_awkward(app: App, diary: Diary, config: dict[str, Any]) -> None:
 
     @app.step
     async def until_file(name: str, size: int = 0) -> str:
-        """Ends when the file is there, with a text of that size if one is asked for."""
+        """
+        Ends when the file is there, or the one for this process only.
+
+        Its result is the name, or a text of that size if one is asked for.
+        """
         diary.note()
         (folder / f"{name}-begun-{config['life']}").touch()
-        while not (folder / name).exists():
+        while not ((folder / name).exists() or (folder / f"{name}-{config['life']}").exists()):
             await asyncio.sleep(0.005)
         return "x" * size or name
-
-    @app.step
-    async def stops_itself(name: str) -> str:
-        """In the first process it stands still just before its outcome could be recorded; in others it waits."""
-        diary.note()
-        (folder / f"{name}-begun-{config['life']}").touch()
-        if config["life"] == 0:
-            os.kill(os.getpid(), signal.SIGSTOP)
-            return "the zombie's"
-        while not (folder / name).exists():
-            await asyncio.sleep(0.005)
-        return name
 
     @app.step
     async def blocks_the_loop(name: str) -> str:
@@ -226,11 +219,6 @@ def define_awkward(app: App, diary: Diary, config: dict[str, Any]) -> None:
     async def waits_for_file(ctx: Context, name: str) -> str:
         before = await ctx.step(numbered, 1)
         return f"{before} {await ctx.step(until_file, name)} {await ctx.step(numbered, 2)}"
-
-    @app.workflow
-    async def stopped_midway(ctx: Context, name: str) -> str:
-        before = await ctx.step(numbered, 1)
-        return f"{before} {await ctx.step(stops_itself, name)} {await ctx.step(numbered, 2)}"
 
     @app.workflow
     async def blocked(ctx: Context, name: str) -> str:

@@ -47,7 +47,7 @@ class Database:
 
     def __init__(self, kind) -> None:
         self.kind = kind
-        self._runner = asyncio.Runner()
+        self._loop = asyncio.new_event_loop()
         self._stores = []
         self.store = self.another()
 
@@ -60,10 +60,10 @@ class Database:
     def close(self) -> None:
         for store in self._stores:
             self.run(store.close())
-        self._runner.close()
+        self._loop.close()
 
     def run(self, coroutine):
-        return self._runner.run(coroutine)
+        return self._loop.run_until_complete(coroutine)
 
     # ------------------------------------------------------------------------------------- writing
     def apply(self, *lines: Line, store=None) -> list[Row]:

@@ -431,11 +431,9 @@ class Model:
             yield "claimed", *(row[name] for name in Claimed._fields)
 
     def expire_runs(self, now, most_takeovers, reason):
-        gone = {
-            number for number, row in self.workers.items() if row["state"] != "alive" or row["lease_until"] < now
-        }
+        alive = {number for number, row in self.workers.items() if row["state"] == "alive" and row["lease_until"] >= now}
         for row in self.runs.values():
-            if row["owner"] not in gone:
+            if row["owner"] is None or row["owner"] in alive:
                 continue
             seq = self.last_seq(row["number"])
             still = row["takeover_seq"] == seq

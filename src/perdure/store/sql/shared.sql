@@ -309,9 +309,12 @@ select number, id, host, place, pid, workflows, state, started_at, heartbeat_at,
 from perdure_workers w order by number;
 
 -- name: suspects()
--- Workers that count as alive, or own runs though they do not.
+-- Workers that count as alive, or own runs though they do not, even if they have been forgotten.
 select number, place, pid, state, lease_until from perdure_workers w
-where state = 'alive' or exists (select 1 from perdure_runs r where r.owner = w.number);
+where state = 'alive' or exists (select 1 from perdure_runs r where r.owner = w.number)
+union all
+select distinct owner, '', 0, 'unknown', 0 from perdure_runs r
+where owner is not null and not exists (select 1 from perdure_workers w where w.number = r.owner);
 
 -- name: next_due(after)
 select min(due_at) from perdure_runs where due_at is not null and due_at > :after;

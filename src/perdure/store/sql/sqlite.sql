@@ -44,7 +44,7 @@ returning :tag, 'claimed', number, id, workflow, status, generation, epoch, pare
 
 -- name: expire_runs(tag, now, most_takeovers, reason)
 -- differs: `is` compares nulls as equal.
--- Runs of dead workers become due again. A run that made no progress since its last take-over counts
+-- Runs of dead workers, and of such as were forgotten, become due again. A run that made no progress since its last take-over counts
 -- one more; at the limit it is paused instead, and says why.
 update perdure_runs
 set owner = null, epoch = epoch + 1, waiting_for = null,
@@ -61,7 +61,8 @@ set owner = null, epoch = epoch + 1, waiting_for = null,
   due_at = case
     when takeovers + 1 >= :most_takeovers
       and takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number) then null else :now end
-where owner in (select w.number from perdure_workers w where w.state <> 'alive' or w.lease_until < :now)
+where owner is not null
+  and owner not in (select w.number from perdure_workers w where w.state = 'alive' and w.lease_until >= :now)
 returning :tag, 'expired', number, status;
 
 -- name: mail(runs)

@@ -1,0 +1,32 @@
+"""A terminal for each test, in a folder of its own."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from clikit.terminal import Terminal
+
+
+@pytest.fixture
+def terminal(tmp_path, monkeypatch):
+    """The current folder is empty, and nothing of PERDURE_* is set."""
+    monkeypatch.chdir(tmp_path)
+    for name in [*os.environ, "NO_COLOR", "FORCE_COLOR", "COLUMNS"]:
+        if name.startswith("PERDURE_") or name in {"NO_COLOR", "FORCE_COLOR", "COLUMNS"}:
+            monkeypatch.delenv(name, raising=False)
+    made = Terminal(tmp_path)
+    yield made
+    for process in made.processes:
+        process.kill()
+
+
+@pytest.fixture
+def shop(terminal, monkeypatch):
+    """As `terminal`, with the shop's database there and named by PERDURE_URL."""
+    monkeypatch.setenv("PERDURE_URL", terminal.url)
+    terminal.done("db", "migrate")
+    return terminal

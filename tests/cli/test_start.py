@@ -1,0 +1,140 @@
+"""`perdure run start`."""
+
+import pytest
+
+APP = ("--app", "clikit.shop:app")
+
+
+def stored(terminal, run_id):
+    return terminal.done("run", "show", run_id, "--json").json["run"]
+
+
+def test_prints_the_id_alone(shop):
+    """`id=$(perdure run start …)` would get more than the id."""
+    answer = shop.done("run", "start", *APP, "buy", "tea")
+    assert answer.out.strip() == stored(shop, answer.out.strip())["id"]
+    assert "No worker that has 'buy' is alive" in answer.err
+
+
+def test_the_run_as_json(shop):
+    """A script could not see what it has started."""
+    run = shop.done(
+        "run", "start", *APP, "buy", "tea", "--id", "a", "--tag", "x", "--tag", "y", "--delay", "1h", "--timeout", "2h",
+        "--json",
+    ).json["run"]  # fmt: skip
+    assert (run["id"], run["workflow"], run["status"]) == ("a", "buy", "queued")
+    assert stored(shop, "a")["tags"] == ["x", "y"]
+    created, due, deadline = run["created_at"], run["due_at"], run["deadline_at"]
+    assert created < due < deadline
+    assert all(text.endswith("+00:00") for text in (created, due, deadline))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tea", "2"), ('"tea"', "2"), ("-i", '{"item": "tea", "count": 2}'), ("tea", "-i", '{"count": 2}'),
+        ("tea", '"2"'), ("-i", "@in.json"), ("-i", "-"),
+    ],
+)  # fmt: skip
+def test_the_ways_to_give_an_input(shop, words):
+    """The same input, given in another way, would start another run."""
+    given = '{"count": 2, "item": "tea"}'
+    (shop.folder / "in.json").write_text(given)
+    shop.done("run", "start", *APP, "buy", "--id", "a", "--input", given)
+    shop.done("run", "start", *APP, "buy", "--id", "a", *words, stdin=given)
+    assert stored(shop, "a")["input"] == {"item": "tea", "count": 2}
+
+
+def test_defaults_are_not_stored(shop):
+    """A run started by hand would differ from the one that the program starts with the same id."""
+    shop.done("run", "start", *APP, "buy", "tea", "--id", "a")
+    assert stored(shop, "a")["input"] == {"item": "tea"}
+    shop.play(lambda app: app.start("buy", "tea", id="a"))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("buy",), "invalid_input", "missing a required argument: 'item'"),
+        (("buy", "tea", "many"), "invalid_input", "'count'"),
+        (("buy", "tea", "1", "2"), "invalid_input", "too many positional arguments"),
+        (("buy", "-i", '{"thing": 1}'), "invalid_input", "'item'"),
+        (("buy", "-i", '{"item": "tea"'), "invalid_option", "not JSON"),
+        (("sell", "tea"), "unknown_workflow", "'sell'"),
+        (("buy", "tea", "--delay", "soon"), "invalid_option", "--delay"),
+        (("buy", "tea", "--id", "\n"), "invalid_name", "run id"),
+    ],
+)
+def test_what_is_refused(shop, words, code, told):
+    """A run would be stored that can only fail."""
+    answer = shop.run("run", "start", *APP, *words, "--json")
+    assert (answer.code, answer.problem["code"]) == (2, code)
+    assert told in answer.problem["message"]
+    assert shop.done("run", "list", "--json").json["runs"] == []
+
+
+def test_another_input_under_the_same_id(shop):
+    """Somebody would take an old run for the one just started."""
+    shop.done("run", "start", *APP, "buy", "tea", "--id", "a")
+    answer = shop.run("run", "start", *APP, "buy", "milk", "--id", "a", "--json")
+    assert (answer.code, answer.problem["code"], answer.problem["run_id"]) == (3, "start_conflict", "a")
+
+
+def test_without_the_app(shop):
+    """Who has the database but not the code could start nothing, or start what no worker has."""
+    answer = shop.run("run", "start", "buy", "--input", '{"item": "tea"}', "--json")
+    assert answer.code == 2
+    assert "no worker of this database has ever had one named 'buy' (known: none)" in answer.problem["message"]
+    shop.bought("first")
+    shop.done("run", "start", "buy", "--input", '{"item": "tea", "count": 3}', "--id", "a")
+    assert stored(shop, "a")["input"] == {"item": "tea", "count": 3}
+    assert shop.run("run", "start", "sell").code == 2
+    answer = shop.run("run", "start", "buy", "tea")
+    assert answer.code == 2
+    assert "--input" in answer.err
+
+    async def main(app):
+        return await app.handle("a").result()
+
+    assert shop.play(main) == {"item": "tea", "total": 9}
+
+
+def test_a_new_database_is_made_for_the_app_only(terminal):
+    """The first run of a new app would need a command before it."""
+    assert terminal.run("run", "start", "buy", "--url", terminal.url).code == 7
+    terminal.done("run", "start", *APP, "--url", terminal.url, "buy", "tea", "--id", "a")
+    assert terminal.done("run", "list", "--url", terminal.url, "--json").json["runs"][0]["id"] == "a"
+
+
+def test_waiting_for_a_run_that_has_ended(shop):
+    """The result would be printed only to who waited from the beginning."""
+    shop.bought("a")
+    shop.play(lambda app: _ended(app, "broke", "b"))
+    answer = shop.done("run", "start", *APP, "buy", "tea", "--id", "a", "--wait")
+    assert answer.out == '{\n  "item": "tea",\n  "total": 3\n}\n'
+    told = shop.done("run", "start", *APP, "buy", "tea", "--id", "a", "--wait", "--json").json
+    assert (told["result"], told["run"]["status"]) == ({"item": "tea", "total": 3}, "completed")
+    failed = shop.run("run", "start", *APP, "broke", "--id", "b", "--wait", "--json")
+    assert (failed.code, failed.out, failed.problem["code"]) == (5, "", "run_failed")
+    assert failed.problem["cause"] == {"type": "builtins:ValueError", "message": "the till is empty"}
+
+
+async def _ended(app, workflow, run_id):
+    handle = await app.start(workflow, id=run_id)
+    async for _ in handle.events():
+        pass
+
+
+def test_waiting_for_a_cancelled_run(shop):
+    """A script could not tell a cancelled run from a failed one."""
+
+    async def main(app):
+        handle = await app.start("order", id="a")
+        await handle.cancel("not now")
+        async for _ in handle.events():
+            pass
+
+    shop.play(main)
+    answer = shop.run("run", "start", *APP, "order", "--id", "a", "--wait")
+    assert answer.code == 6
+    assert "was cancelled: not now" in answer.err
