@@ -1,7 +1,5 @@
 """Which database and which app a command is about."""
 
-import json
-
 import pytest
 from clikit import shop as kit
 
@@ -92,7 +90,7 @@ def test_sealed_payloads_are_read_with_the_app(terminal):
     """Runs of an app with a codec could not be looked at."""
     app = App(terminal.url, codec=Compressed(at_least=1))
     app.registry = kit.app.registry
-    terminal.play(lambda opened: _one(opened), app)
+    terminal.play(_one, app)
     (terminal.folder / "sealed_shop.py").write_text(
         f"from perdure import App, Compressed\napp = App({terminal.url!r}, codec=Compressed(at_least=1))\n"
     )
@@ -108,27 +106,18 @@ async def _one(app):
 
 def test_a_schema_that_does_not_fit(terminal):
     """A command of an older perdure would write into a database that it does not understand."""
-    (terminal.folder / "shop.db").write_bytes(b"")
-    terminal.play(lambda app: _write(app, "create table mine (x)"), App(terminal.url, migrate=True))
-    terminal.play(lambda app: _write(app, "update perdure_schema set version = 9999"), App(terminal.url))
+    terminal.done("db", "migrate", "--url", terminal.url)
+    terminal.damage("update perdure_schema set version = 9999")
     for words in (("run", "list"), ("db", "migrate"), ("doctor",)):
         answer = terminal.run(*words, "--url", terminal.url, "--json")
         assert (answer.code, answer.problem["code"]) == (7, "schema_too_new")
 
 
-async def _write(app, sql):
-    app.client.store._writer.execute(sql)
-
-
 def test_a_schema_that_is_missing(terminal):
     """A worker would put its tables into some other program's database, unasked."""
-    import apsw
-
-    other = apsw.Connection("other.db")
-    other.execute("create table mine (x)")
-    other.close()
-    answer = terminal.run("run", "list", "--url", "sqlite:///other.db", "--json")
+    terminal.damage("create table mine (x)")
+    answer = terminal.run("run", "list", "--url", terminal.url, "--json")
     assert (answer.code, answer.problem["code"]) == (7, "schema_missing")
     assert "perdure db migrate" in answer.problem["message"]
-    assert json.dumps(terminal.done("db", "migrate", "--url", "sqlite:///other.db", "--json").json["applied"])
-    terminal.done("run", "list", "--url", "sqlite:///other.db")
+    terminal.done("db", "migrate", "--url", terminal.url)
+    terminal.done("run", "list", "--url", terminal.url)

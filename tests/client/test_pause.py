@@ -193,6 +193,28 @@ def test_a_paused_run_can_be_cancelled(desk):
     desk.play(main, flow)
 
 
+def test_a_run_that_is_about_to_pause_can_be_cancelled(desk):
+    """Whoever cancels a run that was asked to pause would find it paused, and never ended."""
+    may_end = asyncio.Event()
+
+    async def flow(ctx: Context) -> None:
+        try:
+            await ctx.step("hang", may_end.wait)
+        finally:
+            await ctx.step("clean up", desk.body("clean up"))
+
+    async def main(app):
+        run = await app.start("flow", id="r")
+        await asyncio.sleep(1)
+        await app.client.pause("r")
+        await app.cancel("r")
+        with pytest.raises(RunCancelled):
+            await run.result()
+        assert desk.ran == {"clean up": 1}
+
+    desk.play(main, flow)
+
+
 def test_what_cannot_be_paused_or_resumed(desk):
     """A run that has ended or is ending would be disturbed, or the caller would not learn why not."""
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from perdure import Context, Retry
+from perdure import Context, Limits, Retry
 from perdure.client.restart import snapshot
 from perdure.errors import IllegalMove, RunCancelled, RunFailed, RunNotFound, StepNotFound
 from perdure.model.entry import OUTCOMES
@@ -432,6 +432,27 @@ def test_a_run_that_continued_as_new(desk):
         assert desk.ran == {"last": 3}
 
     desk.play(main, flow)
+
+
+def test_the_longest_history_is_the_present_one(desk):
+    """A run that is run again often, or that continues as new for ever, would fail as its journal is too long."""
+
+    async def flow(ctx: Context, number: int) -> int:
+        for _ in range(5):
+            await ctx.step("one", desk.body("one"))
+        if number:
+            ctx.continue_as_new(number - 1)
+        return number
+
+    async def main(app):
+        run = await app.start("flow", 10, id="r")
+        assert await run.result() == 0
+        for _ in range(10):
+            assert await again(app, "r") == 0
+        await app.client.rerun("r", before=None)
+        assert await run.result() == 0
+
+    desk.play(main, flow, limits=Limits(history_entries=20))
 
 
 def test_two_operators_at_once(desk):

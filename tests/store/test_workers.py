@@ -52,6 +52,17 @@ def test_a_workers_id_is_used_once(db):
         assert db.apply(register()) == [], "the row of one that has gone keeps its id"
 
 
+def test_a_chosen_id_is_free_again_when_its_worker_has_gone(db):
+    """A worker with a name of its own could never be started again, or two would have the same name at once."""
+    first = db.worker()
+    again = [line("free_id", id="worker"), register("worker")]
+    assert db.apply(*again) == []
+    db.apply(line("leave", worker=first, now=NOW))
+    ((label, second),) = db.apply(*again)
+    assert label == "registered"
+    assert {row.number: row.id for row in workers(db).values()} == {first: f"worker#{first}", second: "worker"}
+
+
 def test_a_heartbeat_extends_the_lease(db):
     """A live worker would lose its runs."""
     first, second = db.worker("one", lease_until=NOW + 1), db.worker("two", lease_until=NOW + 1)

@@ -206,12 +206,14 @@ class Machine:
         return self._next_seq - 1 - self._left_out
 
     def doubtful(self) -> list[ChildStart]:
-        """After a replay: awaited children with chosen ids. They may be others', or have ended before, and nobody tells."""
-        own = f"{self.run.id}/"
+        """After a replay: awaited children with chosen ids, which may be others', or have ended before and untold."""
+        own, new = f"{self.run.id}/", {child.child_id for child in self.children}
         return [
-            ChildStart(request.key, request.child_id, request.workflow, "", None, False, (), True)
+            ChildStart(request.key, request.child_id, request.workflow, "", None, detached=False, tags=(), chosen=True)
             for request in self.wanted.values()
-            if isinstance(request, ChildRequest) and not request.child_id.startswith(own)
+            if isinstance(request, ChildRequest)
+            and request.child_id not in new
+            and not request.child_id.startswith(own)
         ]
 
     def close(self, why: str) -> None:

@@ -63,6 +63,9 @@ class Writer:
         if machine.buffer:
             record.entries(machine.buffer)
             machine.buffer.clear()
+            if run.suspect:
+                record.clear_suspicion()
+                self.run = run._replace(takeovers=0)
         if self.taking:
             for message, seq in self.taking:
                 record.take(message, seq)

@@ -9,6 +9,7 @@ from perdure.errors import InvalidOption
 from perdure.model.status import TERMINAL, Status
 
 MAX_PAGE = 1_000
+SUSPICIOUS = 2
 
 
 class RunRow(NamedTuple):
@@ -50,7 +51,7 @@ class RunRow(NamedTuple):
     started_at: int | None
     finished_at: int | None
     deadline_at: int | None
-    takeovers: int
+    takeovers: int = 0
     takeover_seq: int | None
     forked_from: str | None
 
@@ -75,6 +76,12 @@ class Claimed(NamedTuple):
     started_at: int
     deadline_at: int | None
     forked_from: str | None
+    takeovers: int
+
+    @property
+    def suspect(self) -> bool:
+        """Whether its worker has died twice in a row without progress: workers drive such runs one at a time."""
+        return self.takeovers >= SUSPICIOUS
 
 
 class Message(NamedTuple):

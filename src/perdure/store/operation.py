@@ -42,6 +42,7 @@ ORDER = (
     "cancel_children",
     "ask_child",
     "cancel_child",
+    "clear_suspicion",
     "park",
     "finish",
     "renew",

@@ -56,6 +56,11 @@ class Record(Operation):
         self.add("park", self.number, self.epoch, due_at, json.dumps(topics), now)
         self.makes_due = True
 
+    def clear_suspicion(self) -> None:
+        """The run has made progress: it is not what kills workers, and others that wait for that may go on."""
+        self.add("clear_suspicion", self.number, self.epoch)
+        self.makes_due = True
+
     def pause(self, reason: str) -> None:
         """Put the run aside until an operator resumes it."""
         self.add("pause_own", self.number, self.epoch, reason)

@@ -338,7 +338,7 @@ class Worker:
     def left(self, driver: Driver) -> None:
         """The driver no longer owns its run."""
         number = driver.run.number
-        was_full = self._free <= 0
+        look = self._free <= 0 or driver.run.suspect
         if self._drivers.get(number) is driver:
             del self._drivers[number]
         if driver.state == "parked":
@@ -348,7 +348,7 @@ class Worker:
                     self._parked.popitem(last=False)[1].evict()
             else:
                 driver.evict()
-        if was_full:
+        if look:
             self._look()
         self._tell_stop()
 

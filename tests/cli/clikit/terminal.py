@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import apsw
 from typer.testing import CliRunner
 
 from clikit import shop
@@ -87,6 +88,12 @@ class Terminal:
                         break
 
         self.play(main)
+
+    def damage(self, sql: str) -> None:
+        """Change the database as perdure never does."""
+        connection = apsw.Connection(str(self.folder / "shop.db"))
+        connection.execute(sql)
+        connection.close()
 
     def start(self, *words: object, **env: str) -> "Process":
         """A command in a process of its own."""

@@ -213,13 +213,16 @@ class Generator:
         return Operation([line("claim", worker=self.worker(), now=self.now, most=most, workflows=names)])
 
     def register(self) -> Operation:
+        lines = []
         worker_id = self.new("w")
-        if self.model.workers and self.happens(0.2):
-            worker_id = self.model.workers[self.worker()]["id"]
-        return Operation([
-            line("register_worker", id=worker_id, host="h", place="p", pid=self.count, workflows='["v", "w"]',
-                 now=self.now, lease_until=self.now + self.chance.randrange(100, 900)),
-        ])  # fmt: skip
+        if self.model.workers and self.happens(0.3):
+            worker_id = self.model.workers[self.worker()]["id"].partition("#")[0]
+            lines = [line("free_id", id=worker_id)] if self.happens(0.6) else []
+        register = line(
+            "register_worker", id=worker_id, host="h", place="p", pid=self.count, workflows='["v", "w"]', now=self.now,
+            lease_until=self.now + self.chance.randrange(100, 900),
+        )  # fmt: skip
+        return Operation([*lines, register])
 
     def beat(self) -> Operation:
         until = self.now + self.chance.randrange(200, 900)

@@ -393,6 +393,11 @@ class Model:
             }  # fmt: skip
             yield "registered", self.last["worker"]
 
+    def free_id(self, id):
+        for number, row in self.workers.items():
+            if row["id"] == id and row["state"] != "alive":
+                row["id"] = f"{id}#{number}"
+
     def _alive(self, worker):
         row = self.workers.get(worker)
         return row if row and row["state"] == "alive" else None

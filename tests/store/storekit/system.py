@@ -1,9 +1,10 @@
 """Systems that take the same operations, and whose states can be compared: the model, and stores of all kinds."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from perdure.model.run import RunRow
-from perdure.store.operation import Operation, Row
+from perdure.store.operation import Line, Operation, Row
 from storekit.database import Database
 from storekit.model import PARAMETERS, Model
 
@@ -23,7 +24,7 @@ class Names:
 
     def __init__(self, runs: list[tuple[int, str]], workers: list[tuple[int, str]], messages: list[int]) -> None:
         self.runs = dict(runs)
-        self.workers = dict(workers)
+        self.workers = worker_names(workers)
         self.messages = messages
 
     def include(self, later: "Names") -> None:
@@ -46,9 +47,23 @@ class Names:
         return label, *values
 
 
+def worker_names(workers: Iterable[tuple[int, str]]) -> dict[int, str]:
+    """Names for workers by number: free_id puts the number into the id."""
+    found: dict[int, str] = {}
+    for number, worker_id in sorted(workers):
+        chosen = worker_id.partition("#")[0]
+        found[number] = f"{chosen}({sum(name.startswith(chosen + '(') for name in found.values())})"
+    return found
+
+
 def rows_of(outcomes: list[list[Row]], names: Names) -> list[list[Row]]:
     """What the operations returned, comparable: in which order one statement returns its rows is not said."""
     return [sorted((names.row(row) for row in rows), key=repr) for rows in outcomes]
+
+
+def lines_of(operation: Operation) -> list[Line]:
+    """All its statements, those of its body too."""
+    return operation.lines + (operation.body(None) if operation.body else [])
 
 
 def translated(operation: Operation, here: Names, there: Names) -> Operation:
@@ -80,8 +95,8 @@ def translated(operation: Operation, here: Names, there: Names) -> Operation:
 class ModelSystem:
     """The model. The operations of the tests are made up with its numbers."""
 
-    def __init__(self) -> None:
-        self.model = Model()
+    def __init__(self, model: Model | None = None) -> None:
+        self.model = model or Model()
 
     def names(self) -> Names:
         model = self.model
@@ -125,10 +140,15 @@ class StoreSystem:
             [number for (number,) in self._select("id from perdure_inbox order by id")],
         )
 
-    def batch(self, operations: list[Operation], named: Names) -> tuple[list[list[Row]], list[bool]]:
-        """The same as the model's, for operations with the numbers that `named` explains."""
+    def translated(self, operations: list[Operation], named: Names) -> list[Operation]:
+        """Operations with the numbers that `named` explains, with this store's instead."""
         names = self.names()
-        outcomes = self.database.batch(*[translated(operation, named, names) for operation in operations])
+        return [translated(operation, named, names) for operation in operations]
+
+    def batch(self, operations: list[Operation]) -> tuple[list[list[Row]], list[bool]]:
+        """Rows and refusals of the operations, run as one batch."""
+        names = self.names()
+        outcomes = self.database.batch(*operations)
         names.include(self.names())
         codes = {getattr(error, "code", error) for _, error in outcomes} - {None}
         assert codes <= {"operation_refused"}, codes
@@ -152,7 +172,7 @@ class StoreSystem:
 def dump(runs: list[Any], journal: list[Any], inbox: list[Any], workers: list[Any], small: list[list[Any]]) -> Dump:
     """The canonical form of a state."""
     ids = {row[0]: row[1] for row in runs}
-    worker_ids = {row[0]: row[1] for row in workers}
+    worker_ids = worker_names((row[0], row[1]) for row in workers)
     tags, blobs, refs = small
 
     def run(row: Any) -> dict[str, Any]:
@@ -172,7 +192,7 @@ def dump(runs: list[Any], journal: list[Any], inbox: list[Any], workers: list[An
         "journal": sorted((ids.get(row[0], "unknown"), *row[1:]) for row in journal),
         # Of the messages of one run the order counts, of those of different runs it does not.
         "inbox": sorted((message(row) for row in sorted(inbox)), key=lambda found: found[0]),
-        "workers": sorted(tuple(row[1:]) for row in workers),
+        "workers": sorted((worker_ids[row[0]], "#" in row[1], *row[2:]) for row in workers),
         "tags": sorted((tag, ids.get(at, "unknown")) for tag, at in tags),
         "blobs": sorted(tuple(row) for row in blobs),
         "refs": sorted((ids.get(at, "unknown"), hash) for at, hash in refs),

@@ -148,6 +148,11 @@ where number = :run and epoch = :epoch and owner is not null;
 update perdure_runs set input = :input, takeovers = 0, takeover_seq = null
 where number = :run and epoch = :epoch and owner is not null;
 
+-- name: clear_suspicion(run, epoch)
+-- The run has made progress since its worker died.
+update perdure_runs set takeovers = 0
+where number = :run and epoch = :epoch and owner is not null;
+
 -- name: forget(run, epoch, seq)
 delete from perdure_journal
 where run = :run and seq < :seq

@@ -4,7 +4,7 @@
 -- differs: the topics are a JSON array, read with json_each.
 -- A message that came meanwhile makes the run due at once, so no wake-up is lost (I8).
 update perdure_runs
-set owner = null, waiting_for = :waiting_for,
+set owner = null, waiting_for = :waiting_for, takeovers = 0,
   status = case status when 'running' then 'waiting' else status end,
   due_at = case when exists (
     select 1 from perdure_inbox i
@@ -29,6 +29,8 @@ where id = :id and owner is null and (due_at is null or due_at > :now)
 
 -- name: claim(tag, worker, now, most, workflows)
 -- differs: one writer at a time needs no row locks.
+-- A run whose worker has died twice in a row is a suspect: a worker drives one suspect at a time, so that
+-- its next death tells which of them it was.
 -- The + keeps the index by workflow out, which holds the finished runs as well.
 update perdure_runs
 set owner = :worker, epoch = epoch + 1, due_at = null, started_at = coalesce(started_at, :now),
@@ -36,11 +38,18 @@ set owner = :worker, epoch = epoch + 1, due_at = null, started_at = coalesce(sta
 where number in (
   select number from perdure_runs
   where due_at is not null and due_at <= :now and +workflow in (select value from json_each(:workflows))
+    and (takeovers < 2 or number = (
+      select s.number from perdure_runs s
+      where s.due_at is not null and s.due_at <= :now and s.takeovers >= 2
+        and +s.workflow in (select value from json_each(:workflows))
+        and not exists (select 1 from perdure_runs o where o.owner = :worker and o.takeovers >= 2)
+      order by s.takeovers, s.due_at, s.number limit 1
+    ))
   order by due_at, number
   limit :most
 )
 returning :tag, 'claimed', number, id, workflow, status, generation, epoch, parent, input, seed, started_at,
-  deadline_at, forked_from;
+  deadline_at, forked_from, takeovers;
 
 -- name: expire_runs(tag, now, most_takeovers, reason)
 -- differs: `is` compares nulls as equal.

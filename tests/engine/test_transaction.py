@@ -1,0 +1,266 @@
+"""ctx.transaction: the user's rows and the step's outcome in one commit, or neither."""
+
+import asyncio
+
+import apsw
+import pytest
+
+from perdure import Context, Retry, Terminal, Transaction
+from perdure.errors import InvalidOption, NotSerializable
+
+
+class Broken(Exception):
+    pass
+
+
+def create(tx: Transaction) -> None:
+    tx.execute("create table if not exists account (name text primary key, cents integer not null check (cents >= 0))")
+    tx.execute("insert or ignore into account values ('a', 100), ('b', 0)")
+
+
+def move(tx: Transaction, cents: int) -> list:
+    tx.execute("update account set cents = cents - ? where name = 'a'", (cents,))
+    tx.execute("update account set cents = cents + :n where name = 'b'", {"n": cents})
+    return [row[0] for row in tx.execute("select cents from account order by name")]
+
+
+async def balance(lab, app):
+    return [row[0] for row in await lab.sql(app, "select cents from account order by name")]
+
+
+def play(lab, flow, *args, others=()):
+    """Run a workflow to its end; its end, and the balances then and after a replay."""
+
+    async def main():
+        async with lab.worker(flow, *others) as app:
+            ended = await lab.ended(app, (await app.start("flow", *args)).id, "flow")
+            before = await balance(lab, app)
+            await lab.check_replay(app, ended, "flow")
+            assert await balance(lab, app) == before
+            return ended, before
+
+    return lab.play(main)
+
+
+def test_rows_and_outcome_together(lab):
+    """The user's rows would not be there with the outcome, or be written again on replay."""
+
+    async def flow(ctx: Context) -> list[int]:
+        await ctx.transaction(create)
+        got = await ctx.transaction(move, 30)
+        await ctx.sleep(60)
+        return got
+
+    ended, rows = play(lab, flow)
+    assert (ended.value, rows) == ([70, 30], [70, 30])
+    assert ended.keys("step_completed") == ["create", "move"]
+
+
+def test_a_failure_rolls_everything_back(lab):
+    """A transaction that raises would leave some of its rows, or record an outcome."""
+
+    def half(tx: Transaction) -> None:
+        move(tx, 10)
+        raise Broken("after the first half")
+
+    async def flow(ctx: Context) -> str:
+        await ctx.transaction(create)
+        try:
+            await ctx.transaction(half)
+        except Broken as error:
+            return str(error)
+
+    ended, rows = play(lab, flow)
+    assert (ended.value, rows, ended.keys("step_failed")) == ("after the first half", [100, 0], ["half"])
+
+
+def test_a_rule_of_the_database(lab):
+    """A broken constraint would not be an error of its own that a workflow can catch, or break the batch."""
+
+    async def flow(ctx: Context) -> str:
+        await ctx.transaction(create)
+        try:
+            await ctx.transaction(move, 500)
+        except Exception as error:  # noqa: BLE001 - its code is asserted
+            return error.code
+
+    ended, rows = play(lab, flow)
+    assert (ended.value, rows) == ("operation_refused", [100, 0])
+
+
+def test_a_transaction_may_be_retried(lab):
+    """A failed transaction would not be tried again by its policy, or be applied twice."""
+    attempts = []
+
+    def flaky(tx: Transaction) -> list:
+        attempts.append(1)
+        out = move(tx, 10)
+        if len(attempts) < 3:
+            raise Broken
+        return out
+
+    async def flow(ctx: Context) -> list[int]:
+        await ctx.transaction(create)
+        return await ctx.transaction(lab.app().step(retry=Retry(delay=60, backoff=1, jitter=0))(flaky))
+
+    ended, rows = play(lab, flow)
+    assert (ended.value, rows, len(attempts), ended.seconds) == ([90, 10], [90, 10], 3, 120)
+
+
+def test_terminal_ends_it(lab):
+    """Terminal inside a transaction would be retried."""
+    attempts = []
+
+    def lost(tx: Transaction) -> None:
+        attempts.append(1)
+        raise Terminal("no")
+
+    async def flow(ctx: Context) -> None:
+        await ctx.transaction(lab.app().step(retry=Retry())(lost))
+
+    ended = lab.finish(flow)
+    assert (ended.status, str(ended.error), attempts) == ("failed", "no", [1])
+
+
+def test_a_result_without_a_form_rolls_back(lab):
+    """Rows would stay whose outcome could not be recorded."""
+
+    def odd(tx: Transaction) -> object:
+        move(tx, 10)
+        return object()
+
+    async def flow(ctx: Context) -> str:
+        await ctx.transaction(create)
+        try:
+            await ctx.transaction(odd)
+        except NotSerializable as error:
+            return error.code
+
+    ended, rows = play(lab, flow)
+    assert (ended.value, rows) == ("not_serializable", [100, 0])
+
+
+def test_transactions_among_other_steps(lab):
+    """A transaction beside running steps, or two at once, would tear the journal or lose an outcome."""
+
+    async def quick(n: int) -> int:
+        await asyncio.sleep(n % 3)
+        return n
+
+    async def flow(ctx: Context) -> list:
+        await ctx.transaction(create)
+        got = await asyncio.gather(
+            *[ctx.step(quick, n) for n in range(5)], ctx.transaction(move, 1), ctx.transaction(move, 2), ctx.sleep(1),
+            ctx.transaction(move, 3), *[ctx.step(quick, n) for n in range(5)],
+        )  # fmt: skip
+        await ctx.sleep(60)
+        return [got[:5], sorted(got[i][1] for i in (5, 6, 8))]
+
+    ended, rows = play(lab, flow)
+    assert ended.value[0] == [0, 1, 2, 3, 4]
+    assert (rows, ended.value[1][-1]) == ([94, 6], 6)
+    assert [event.seq for event in ended.events] == list(range(1, len(ended.events) + 1))
+
+
+def test_many_runs_transact_at_once(lab):
+    """Transactions of several runs would mix their rows or outcomes."""
+
+    async def flow(ctx: Context, n: int) -> None:
+        await ctx.transaction(create)
+        await ctx.transaction(move, n)
+
+    async def main():
+        async with lab.worker(flow) as app:
+            handles = [await app.start("flow", n) for n in range(10)]
+            for handle in handles:
+                await handle.result()
+            assert await balance(lab, app) == [55, 45]
+
+    lab.play(main)
+
+
+def test_giving_up_a_transaction(lab):
+    """A transaction that is cancelled before it ran would run, or leave its run hanging."""
+
+    async def flow(ctx: Context) -> str:
+        await ctx.transaction(create)
+        task = asyncio.create_task(ctx.transaction(move, 5))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        await ctx.sleep(60)
+        return "cancelled" if task.cancelled() else "done"
+
+    ended, rows = play(lab, flow)
+    assert (ended.value, rows) == ("cancelled", [100, 0])
+
+
+def test_after_a_crash_it_is_done_once(lab):
+    """A worker that dies right after a transaction would leave rows that the next worker writes again."""
+    deaths = []
+
+    async def die() -> None:
+        deaths.append(1)
+        if len(deaths) == 1:
+            lab.die()
+
+    async def flow(ctx: Context) -> list[int]:
+        await ctx.transaction(create)
+        got = await ctx.transaction(move, 30)
+        await ctx.step(die)
+        return got
+
+    assert lab.survive(flow).value == [70, 30]
+
+
+def test_what_cannot_be_a_transaction(lab):
+    """A coroutine function, or SQL that ends the transaction, would commit half of something."""
+
+    async def coroutine(tx: Transaction) -> None:
+        return None
+
+    def commits(tx: Transaction) -> None:
+        move(tx, 10)
+        tx.execute("commit")
+
+    def rolls_back(tx: Transaction) -> None:
+        tx.execute("rollback")
+
+    def nonsense(tx: Transaction) -> None:
+        tx.execute("selec 1")
+
+    async def flow(ctx: Context) -> list[str]:
+        await ctx.transaction(create)
+        out = []
+        for fn in (coroutine, commits, rolls_back, nonsense):
+            try:
+                await ctx.transaction(fn)
+                out.append("went through")
+            except InvalidOption as error:
+                out.append(error.code)
+            except Exception as error:  # noqa: BLE001 - compared below
+                out.append(getattr(error, "code", type(error).__name__))
+        await ctx.step("still", lambda: 1)
+        return out
+
+    ended, rows = play(lab, flow)
+    assert ended.value[0] == "invalid_option"
+    assert "went through" not in ended.value
+    assert (ended.status, rows) == ("completed", [100, 0])
+
+
+def test_the_transaction_object_is_the_databases_own(lab):
+    """Another connection than perdure's own would be used, and the rows not commit together."""
+    seen = []
+
+    def look(tx: Transaction) -> int:
+        seen.append(tx.execute("select count(*) from perdure_runs")[0][0])
+        with pytest.raises(apsw.ConstraintError):
+            tx.execute("insert into perdure_schema (version, name, applied_at) values (1, 'x', 1)")
+        return tx.execute("select 1; select 2")[0][0]
+
+    async def flow(ctx: Context) -> int:
+        return await ctx.transaction(look)
+
+    assert lab.finish(flow).value == 1
+    assert seen == [1]
