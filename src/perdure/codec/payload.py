@@ -77,13 +77,14 @@ class Payloads:
         self.codec = codec
         self.limit = limits.payload_bytes
 
-    def seal(self, text: str, what: str) -> str:
+    def seal(self, text: str, what: str, *, limited: bool = True) -> str:
         """
         Give the text to store for a JSON text.
 
         Args:
             text: JSON.
             what: How errors name it.
+            limited: Off for errors and reasons, which have bounds of their own and must be storable in any case.
 
         Raises:
             PayloadTooLarge: It takes more than Limits.payload_bytes in UTF-8, before the codec.
@@ -94,7 +95,7 @@ class Payloads:
             data = text.encode()
         except UnicodeEncodeError as error:
             raise NotSerializable(what, str(error)) from error
-        if len(data) > self.limit:
+        if limited and len(data) > self.limit:
             raise PayloadTooLarge(what, len(data), self.limit)
         if self.codec is None:
             return text

@@ -441,7 +441,7 @@ class Driver:
             record = self._writer.record(now)
             error = None
             if ending.error is not None:
-                error = self.host.payloads.seal(encode_error(ending.error), "An error")
+                error = self.host.payloads.seal(encode_error(ending.error), "An error", limited=False)
             record.finish(ending.status, ending.output, error, now)
             if self.run.parent is not None:
                 record.tell_parent(self.run.parent, child_topic(self.run.id), ending.status, now)
@@ -461,7 +461,7 @@ class Driver:
             # What was asked for behind the divergence is not part of the run's history.
             self.machine.forget_new()
             self._writer.taking.clear()
-        self.machine.mark(Kind.PAUSED, now, self.host.payloads.seal(reason, "A reason"))
+        self.machine.mark(Kind.PAUSED, now, self.host.payloads.seal(reason, "A reason", limited=False))
         record = self._writer.record(now)
         record.pause(reason)
         self._leave(record, "over")

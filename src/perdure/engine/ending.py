@@ -12,7 +12,7 @@ from perdure.engine.context import Context
 from perdure.engine.definition import Registry, Workflow
 from perdure.engine.machine import Machine
 from perdure.engine.threaded import in_thread
-from perdure.errors import ContinueAsNew, PerdureError, RunCancelled, RunTimedOut
+from perdure.errors import ContinueAsNew, EngineSignal, PerdureError, RunCancelled, RunTimedOut
 from perdure.model.status import Status
 
 
@@ -39,7 +39,7 @@ def ending_of(machine: Machine, workflow: Workflow[..., Any]) -> Ending:
     main = machine.main
     if main is None or main.cancelled():
         return cancelled(machine)
-    error = main.exception()
+    error = _outermost(main.exception())
     if isinstance(error, ContinueAsNew):
         return Ending(None, renewal=error.payload)
     if error is not None:
@@ -50,6 +50,18 @@ def ending_of(machine: Machine, workflow: Workflow[..., Any]) -> Ending:
         return Ending(Status.COMPLETED, output=machine.payloads.seal(text, what))
     except PerdureError as problem:
         return Ending(Status.FAILED, error=problem)
+
+
+def _outermost(error: BaseException | None) -> BaseException | None:
+    """The error that counts: a group that a task with the engine's own control flow was in is looked into."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    signals, others = error.split(EngineSignal)
+    if others is not None or signals is None:
+        return others
+    while isinstance(signals, BaseExceptionGroup):
+        signals = signals.exceptions[0]
+    return signals
 
 
 def cancelled(machine: Machine) -> Ending:

@@ -109,13 +109,13 @@ class Steps:
         error, delay = self._verdict(request, error, now, begun)
         text = encode_error(error)
         if delay is None:
-            data = self._host.payloads.seal(text, f"The error of step {request.key!r}")
+            data = self._host.payloads.seal(text, f"The error of step {request.key!r}", limited=False)
             self._machine.outcome(
                 Kind.STEP_FAILED, request.key, now, data, decoded=decode_error(text), started_at=started_at,
                 attempt=request.attempt, fingerprint=request.fingerprint,
             )  # fmt: skip
             return
-        data = self._host.payloads.seal(f'{{"next_at":{now + delay},"error":{text}}}', "An error")
+        data = self._host.payloads.seal(f'{{"next_at":{now + delay},"error":{text}}}', "An error", limited=False)
         self._machine.progress(request, Kind.ATTEMPT_FAILED, now, data, started_at)
         request.attempt += 1
         request.retry_at = now + delay

@@ -51,7 +51,7 @@ class RunRow(NamedTuple):
     started_at: int | None
     finished_at: int | None
     deadline_at: int | None
-    takeovers: int = 0
+    takeovers: int
     takeover_seq: int | None
     forked_from: str | None
 
@@ -76,7 +76,7 @@ class Claimed(NamedTuple):
     started_at: int
     deadline_at: int | None
     forked_from: str | None
-    takeovers: int
+    takeovers: int = 0
 
     @property
     def suspect(self) -> bool:
