@@ -21,7 +21,7 @@ def terminal(tmp_path, monkeypatch):
     made = Terminal(tmp_path)
     yield made
     for process in made.processes:
-        process.kill()
+        process.forget()
 
 
 @pytest.fixture

@@ -99,15 +99,14 @@ def test_show_a_completed_run(shop):
     """Nobody could see what a run was given, what it did and what came of it."""
     shop.bought("a", tags=["red", "blue"])
     told = shop.done("run", "show", "a", "--json").json
-    run = told["run"]
-    assert {key: run[key] for key in ("id", "workflow", "status", "generation", "tags", "input", "output", "error")} == {
+    expected = {
         "id": "a", "workflow": "buy", "status": "completed", "generation": 1, "tags": ["blue", "red"],
         "input": {"item": "tea"}, "output": {"item": "tea", "total": 3}, "error": None,
     }  # fmt: skip
+    assert {key: told["run"][key] for key in expected} == expected
     assert told["children"] == {"runs": [], "next": None}
-    assert [
-        (entry["seq"], entry["kind"], entry["key"], entry["attempt"], entry["data"]) for entry in told["journal"]
-    ] == [
+    columns = ("seq", "kind", "key", "attempt", "data")
+    assert [tuple(entry[column] for column in columns) for entry in told["journal"]] == [
         (1, "step_completed", "price", 1, 3),
         (2, "completed", "", None, None),
     ]

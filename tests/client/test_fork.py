@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from perdure import Context, Limits
+from perdure.engine.definition import Step, StepOptions
 from perdure.errors import RunCancelled, RunFailed, RunNotFound, StartConflict, StepNotFound
 from perdure.model.entry import OUTCOMES
 
@@ -188,9 +189,14 @@ def test_time_and_chance_of_the_kept_part_are_the_other_runs(desk):
 def test_of_a_fork_and_of_a_rerun(desk):
     """A history that was cut before would be cut at the wrong place, or in the wrong order."""
 
+    async def note(name: str, at: str) -> str:
+        desk.ran[name] += 1
+        return name
+
     async def flow(ctx: Context) -> list[str]:
-        names = ("one", "two", "three")
-        return [await ctx.step(name, desk.body(name)) for name in names] + [str(ctx.now())]
+        # The time is an argument, so that a step which is kept tells whether it passed as before.
+        steps = {name: Step(note, StepOptions(name=name)) for name in ("one", "two", "three")}
+        return [await ctx.step(step, name, str(ctx.now())) for name, step in steps.items()] + [str(ctx.now())]
 
     async def main(app):
         run = await app.start("flow", id="r")

@@ -244,6 +244,30 @@ def test_a_child_runs_again_before_its_parent_has_looked(desk, moment):
     desk.play(main, child, parent)
 
 
+def test_a_child_that_ended_unread_is_told_of_once(desk):
+    """The end of a child that waits in the inbox would be there twice, and one of them for ever."""
+
+    async def child(ctx: Context) -> str:
+        await ctx.sleep(10)
+        return "child"
+
+    async def parent(ctx: Context) -> list[str]:
+        first = asyncio.ensure_future(ctx.call("child"))
+        await ctx.step("own", desk.body("own"))
+        return [await first]
+
+    async def main(app):
+        run = await app.start("parent", id="p")
+        await asyncio.sleep(5)
+        await app.client.pause("p")
+        await asyncio.sleep(10)
+        assert await again(app, "p", "own") == ["child"]
+        assert desk.ran == {"own": 2}
+        assert not await app.client.store.rows("mail", f"[{(await run.info()).number}]")
+
+    desk.play(main, child, parent)
+
+
 def test_children_of_the_dropped_part_are_cancelled(desk):
     """A child that nobody waits for any more would go on beside its successor, or the successor would not begin."""
 

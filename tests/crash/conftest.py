@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from crashkit.harness import Place  # noqa: E402 - after the path to it
+from crashkit.harness import Place
 
 
 @pytest.fixture

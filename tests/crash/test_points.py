@@ -12,11 +12,11 @@ POINTS = (
     "cancel_children", "claim", "fence", "finish", "forget", "leave", "notify_parent", "park", "register_worker",
     "release", "renew", "send", "start", "start_child", "take", "take_keyed", "transaction", "wake", "wake_id",
 )  # fmt: skip
-TAKEOVER = ("bury", "declare_dead", "expire_runs")
-GATE = ["open", "left", "right", "WATCH", "CLOSED"]
-ORDER = ["ORDER 1", ["A", "b", "c"], 7, "BILLPAID", "yes", 40_000, "y", 36]
-STEERED = [[GATE] * 3, [ORDER] * 3, "1 go 2"]
-"""These are committed only when a worker has died before."""
+DEATH, DEATH_AT_ONCE = ("after_commit", "append", 4), ("before_commit", "append", 1)
+AFTER_DEATHS = {
+    "bury": [DEATH], "declare_dead": [DEATH], "expire_runs": [DEATH], "clear_suspicion": [DEATH_AT_ONCE, DEATH_AT_ONCE],
+}  # fmt: skip
+"""Committed only when workers have died before, which is how they have to die."""
 STEERING = (
     "ask_pause", "clear_doomed", "copy_entry", "doom", "drop_blob_refs", "drop_blobs", "drop_control", "drop_inbox",
     "drop_journal", "drop_keyed", "drop_orphans", "drop_runs", "drop_tags", "drop_taken", "fork_child",
@@ -49,28 +49,24 @@ def test_the_named_points_are_all_that_the_family_passes(undisturbed):
 
 
 @pytest.mark.parametrize("moment", ["before_commit", "after_commit"])
-@pytest.mark.parametrize("statement", [*POINTS, *TAKEOVER])
+@pytest.mark.parametrize("statement", [*POINTS, *AFTER_DEATHS])
 def test_kill_at_a_commit_leaves_the_same_end(place, undisturbed, statement, moment):
     """A death at this point would lose or repeat something, or change what a run returns."""
     ends, expected, _ = undisturbed
-    deaths, begun, known = 0, 0, NOTHING
-    while True:
-        # Each process lives one such commit longer than the one before, so that it does not end in a circle.
-        kill = (moment, statement, deaths + 1)
-        if statement in TAKEOVER:
-            kill = (moment, statement, 1) if deaths in {1, 2} else ("after_commit", "append", 4)
-        config = {"kill": kill} if deaths < MOST_DEATHS else {}
-        child = place.start(roles.family, **config)
+    first = AFTER_DEATHS.get(statement, [])
+    # Each process lives one such commit longer than the one before, so that they do not go round in a circle.
+    kills = [*first, *((moment, statement, 1 if first else nth) for nth in range(1, MOST_DEATHS + 1))]
+    deaths, begun, known, code = 0, 0, NOTHING, -9
+    while code:
+        child = place.start(roles.family, **({"kill": kills[deaths]} if deaths < len(kills) else {}))
         code = child.join()
         known.check_not_again(place.deeds()[begun:])
         with place.scene() as scene:
             check(scene)
             known, begun = recorded(scene), len(place.deeds())
-        if code == 0:
-            break
-        assert code == -9, str(child)
-        deaths += 1
-    assert deaths > 0, f"{statement} was never committed"
+        assert code in {0, -9}, str(child)
+        deaths += code != 0
+    assert deaths > len(first), f"{statement} was never committed"
     assert child.expect("ended")[0] == ends
     with place.read() as database:
         check_all_ended(database)

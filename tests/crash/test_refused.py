@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ UNPRIVILEGED = 65_534
 def public() -> Iterator[Path]:
     """A folder that other users can reach; pytest's own is closed to them."""
     folder = Path(tempfile.mkdtemp(prefix="perdure-crash-"))
-    folder.chmod(0o777)  # noqa: S103 - for a moment, for the child that gives its rights up
+    folder.chmod(0o777)
     yield folder
     folder.chmod(0o700)
     shutil.rmtree(folder)
@@ -80,7 +79,7 @@ def test_text_file_is_refused_and_stays_as_it_was(tmp_path: Path):
     with pytest.raises(StoreCorrupt, match=r"not an SQLite database.*notes\.txt"):
         _use(file)
     assert file.read_bytes() == before
-    assert os.listdir(tmp_path) == ["notes.txt"]
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_damaged_database_is_refused(place: Place):
@@ -100,7 +99,7 @@ def test_folder_that_does_not_exist_is_refused(tmp_path: Path):
     """A mistyped path would be reported as SQLite's "unable to open database file"."""
     with pytest.raises(StoreUnavailable, match=f"The folder {tmp_path}/no/such does not exist"):
         _use(tmp_path / "no" / "such" / "perdure.db")
-    assert os.listdir(tmp_path) == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_folder_in_place_of_the_file_is_refused(tmp_path: Path):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from crashkit import roles
-from crashkit.check import check, check_all_ended, check_deeds
+from crashkit.check import check, check_deeds
 from crashkit.harness import Place
 
 pytestmark = pytest.mark.crash
@@ -36,7 +36,8 @@ def test_killed_at_step_900_goes_on_at_once_and_repeats_one_step_at_most(place: 
     again = len([deed for deed in place.deeds() if deed.run == "long"]) - STEPS
     assert 0 <= again <= 1
     with capsys.disabled():
-        print(f"\n{heir}: {(ended_at - died_at) / 1e6:.2f} s from the death to the end, {again} of {STEPS} repeated")
+        # For people: machines differ too much to assert it.
+        print(f"\n{heir}: {(ended_at - died_at) / 1e6:.2f} s from death to end, {again} of {STEPS} repeated")  # noqa: T201
     with place.read() as database:
         check_deeds(database, place.deeds(), most=2)
 

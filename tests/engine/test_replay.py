@@ -230,6 +230,16 @@ def test_a_divergence_while_retrying(lab):
     assert "+ step 'b'" in infos[-1].reason["message"]
 
 
+def test_code_that_fails_before_its_history_ends(lab):
+    """A mistake in new code would show as a divergence without the error that explains it."""
+
+    async def mistaken(ctx: Context) -> None:
+        raise NameError("name 'prize' is not defined")
+
+    infos, _ = deploy(lab, steps("a", "zzz"), mistaken)
+    assert "+ the end of the workflow, by NameError: name 'prize' is not defined" in infos[-1].reason["message"]
+
+
 def test_divergence_is_an_error_with_fields():
     """What the operator reads would not be there for programs."""
     error = Divergence("r", 4, "step completed 'a'", ["step 'b'", "timer 'sleep'"])

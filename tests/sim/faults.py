@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 KINDS = (
     "kill", "kill", "kill_soon", "kill_soon", "kill_soon", "kill_at_commit", "kill_at_commit", "kill_at_commit",
-    "stall", "stall", "hiccup", "hiccup", "sick", "sick", "sick", "declare_dead", "lease_over", "wake", "wake",
-    "drain", "drain", "deploy", "sick_client", "stall_client",
+    "stall", "stall", "stall", "stall", "hiccup", "hiccup", "sick", "sick", "sick", "declare_dead", "declare_dead",
+    "lease_over", "lease_over", "wake", "drain", "drain", "deploy", "sick_client", "stall_client",
 )  # fmt: skip
 
 
@@ -30,8 +30,8 @@ class Chaos:
     def __init__(self, world: World, rng: Random) -> None:
         self.world = world
         self.rng = rng
-        self.budget = rng.choice((0, 4, 8, 8, 16, 30))
-        self.gap = rng.choice((60, 200, 600))
+        self.budget = rng.choice((0, 5, 10, 20, 20, 40))
+        self.gap = rng.choice((30, 80, 250))
         self.calm = rng.choice((0.3, 1.0, 4.0))
         self.next = self._later()
         self.schedule: list[str] = []
@@ -70,7 +70,9 @@ class Chaos:
         world = self.world
         if victim is None:
             victims = world.clients if kind.endswith("_client") else world.workers
-            victim = self.rng.choice(victims) if victims else None
+            # Rather one that has something to lose.
+            busy = [process for process in victims if process.busy] or victims
+            victim = self.rng.choice(busy) if busy else None
         if victim is None or not victim.alive:
             return
         self.schedule.append(f"{world.loop.time():10.6f} step {world.loop.steps:5} {victim.name}: {kind}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from perdure.model.entry import Kind
@@ -104,8 +105,23 @@ def _families(world: World) -> None:
         want = {
             json.loads(fact.data or "{}")["id"] for fact in mirror.facts[number] if fact.kind == Kind.CHILD_STARTED
         }  # fmt: skip
+        if run.status in {"failed", "cancelled"}:
+            _asked_to_end(world, run, children.get(number, ()))
         if have != want:
             world.wrong(f"{run.id} has the children {sorted(have)}, and its journal says {sorted(want)}")
+
+
+def _asked_to_end(world: World, parent: Run, children: Sequence[Run]) -> None:
+    """A parent that did not complete asks those of its children to end that have not ended, and are not detached."""
+    mirror = world.mirror
+    order = mirror.ends.index(parent.number)
+    for child in children:
+        if child.detached or mirror.ends.index(child.number) < order:
+            continue
+        seen = any(fact.kind == Kind.CANCEL_REQUESTED for fact in mirror.facts[child.number])
+        told = "select 1 from perdure_inbox where run = ? and topic = 'control:cancel'"
+        if not seen and not rows(mirror.connection, told, child.number):
+            world.wrong(f"{parent.id} is {parent.status}, and its child {child.id} was not asked to end")
 
 
 def _child_ended(world: World, parent: Run, fact: Fact, child: Run | None) -> None:

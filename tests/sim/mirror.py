@@ -24,6 +24,12 @@ RUNS = """
 select number, id, workflow, status, generation, owner, epoch, due_at, waiting_for, parent, detached, output, error,
   reason, finished_at from perdure_runs order by number
 """
+FORGOTTEN = """
+select r.id, i.topic, r.due_at from perdure_inbox i join perdure_runs r on r.number = i.run
+where i.taken_seq is null and r.owner is null and r.status in ('waiting', 'cancelling', 'compensating')
+  and (r.due_at is null or r.due_at > ?)
+  and (i.topic glob 'control:*' or exists (select 1 from json_each(r.waiting_for) where value = i.topic))
+"""
 ENDED = {str(status) for status in TERMINAL}
 MAY_WAIT = {"waiting", "cancelling", "compensating"}
 
@@ -69,15 +75,18 @@ class Mirror:
     Every entry that was ever durable, also those that continue_as_new has dropped since, and all runs as they are.
 
     Args:
+        latest: When a run is due now by any clock, microseconds since 1970.
         wrong: Told in words what must not be.
 
     Attributes:
         outcomes: Facts by (run, round, key): at most one each.
         observed: Number of durable outcomes by (run, round).
+        ends: Runs in the order in which they ended.
     """
 
-    def __init__(self, path: str, wrong: Callable[[str], None]) -> None:
+    def __init__(self, path: str, latest: Callable[[], int], wrong: Callable[[str], None]) -> None:
         self.connection = apsw.Connection(path)
+        self.latest = latest
         self.wrong = wrong
         self.runs: dict[int, Run] = {}
         self.numbers: dict[str, int] = {}
@@ -85,6 +94,7 @@ class Mirror:
         self.outcomes: dict[tuple[int, int, str], Fact] = {}
         self.begun: set[tuple[int, int, str, int | None]] = set()
         self.observed: dict[tuple[int, int], int] = defaultdict(int)
+        self.ends: list[int] = []
         self.rounds: dict[int, int] = defaultdict(lambda: 1)
         self.times: dict[int, int] = defaultdict(int)
         self._version = -1
@@ -115,11 +125,15 @@ class Mirror:
             before = self.runs.get(run.number)
             if before != run:
                 self.runs[run.number] = run
+                if run.ended:
+                    self.ends.append(run.number)
                 self.numbers[run.id] = run.number
                 self._moved(before, run)
                 news.append(f"{run.number} {run.status} epoch {run.epoch} owner {run.owner} due {run.due_at}")
             elif run.ended and run.number in grown:
                 self.wrong(f"I3: the journal of {run.id} grew after its end")
+        for run_id, topic, due_at in self.connection.execute(FORGOTTEN, (self.latest(),)):
+            self.wrong(f"I8: {run_id} waits for {topic}, which has come, and is due at {due_at}")
         return news or ["-"]
 
     def _add_forgotten(self, number: int, seq: int, batch: Sequence[Operation]) -> None:

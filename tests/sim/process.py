@@ -108,6 +108,8 @@ class Process(Lane):
 
     def die(self, why: str) -> None:
         """From now on nothing of it runs."""
+        if not self.alive:
+            return
         self.world.note(self, f"dies: {why}")
         self.ready = False
         loop = self.world.loop
@@ -129,6 +131,12 @@ class Process(Lane):
         """The worker's number; 0 without one."""
         worker = self.worker or self.app.worker
         return worker.number if worker else 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether it drives a run."""
+        worker = self.worker or self.app.worker
+        return bool(worker and worker.statistics["driven"])
 
     # --------------------------------------------------------------------------------------- commits
     def _probe(self, place: str, batch: Sequence[Operation]) -> None:

@@ -58,7 +58,7 @@ class Draw:
     # -------------------------------------------------------------------------------------- leaves
     def _step(self, _depth: int, **more: Any) -> Node:
         rng = self.rng
-        delay = rng.choice((0, 0, 0, 0.001, 0.02, 0.3, rng.choice((0.1, 2.0, 9.0))))
+        delay = rng.choice((0, 0, 0.001, 0.02, 0.3, 1.0, rng.choice((0.1, 3.0, 9.0))))
         return {"do": "step", "value": next(self.values), "delay": delay, "tries": 1, **more}
 
     def _flaky(self, depth: int) -> Node:

@@ -133,7 +133,7 @@ class Play:
             task.cancel()
         if rest:
             await asyncio.wait(rest)
-        winner = min(done, key=tasks.__getitem__)
+        winner = done.pop()
         return [tasks[winner], winner.result()]
 
     async def do_each(self, node: Node) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 from perdure import WorkerOptions
 from perdure.errors import PerdureError, RunError, RunFinished, RunNotFound, StoreError
 from perdure.store.operation import Operation
+from perdure.testing.time import START
 from tests.sim import programs, workflows
 from tests.sim.faults import Chaos
 from tests.sim.loop import SimLoop
@@ -71,7 +72,7 @@ class World:
         self.loop = SimLoop(Random(f"{seed}:loop"))
         self.rng = Random(f"{seed}:world")
         self.chance = Random(f"{seed}:store")
-        self.mirror = Mirror(path, self.wrong)
+        self.mirror = Mirror(path, self.latest, self.wrong)
         self.register = workflows.register
         self.bodies: dict[tuple[str, int, str, int], list[str]] = {}
         self.ends: dict[tuple[str, int, str, int], list[int | None]] = {}
@@ -81,7 +82,7 @@ class World:
         self._made = 0
         rng = self.rng
         self.lease = rng.choice((3.0, 6.0, 9.0))
-        self.wanted_workers = rng.choice((1, 2, 2, 3, 4))
+        self.wanted_workers = rng.choice((1, 2, 2, 3, 3, 4))
         self.skew = rng.choice((0, 0, 50, 400)) * MILLISECOND
         self.options = WorkerOptions(
             concurrency=rng.choice((1, 2, 5, 100)), cached_runs=rng.choice((0, 1, 100)), lease=self.lease,
@@ -98,7 +99,7 @@ class World:
         program = programs.Draw(rng, rng.choice((2, 5, 9, 14))).program(sync=sync)
         job = {"part": program, "round": 1, "rounds": rng.choice((1, 1, 1, 1, 2, 3))}
         return Plan(
-            run_id, "sync_play" if sync else "play", job, at=rng.choice((0, 0, rng.uniform(0, 10))),
+            run_id, "sync_play" if sync else "play", job, at=rng.choice((0, rng.uniform(0, 4), rng.uniform(0, 20))),
             delay=rng.choice((0, 0, 0, 1.5)), timeout=rng.choice((None, None, None, None, 5.0)),
         )  # fmt: skip
 
@@ -107,6 +108,10 @@ class World:
         """An invariant does not hold."""
         self.violations.append(f"{self.loop.time():.6f}: {what}")
         self.note(None, f"WRONG {what}")
+
+    def latest(self) -> int:
+        """When a run is due that anybody has just put down, at the latest: a worker that cannot read asks for 1 s."""
+        return START + round(self.loop.time() * 1_000_000) + self.skew + 1001 * MILLISECOND
 
     def note(self, process: Process | None, *what: str) -> None:
         """Add to the trace."""

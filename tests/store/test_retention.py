@@ -36,9 +36,9 @@ def play(tmp_path):
 
     def run(main):
         async def virtual(clock):
-            options = WorkerOptions(lease=10 * DAY, cached_runs=0)
-            path = tmp_path / "retention.db"
-            app = App(f"sqlite:///{path}", clock=clock, worker=options, limits=Limits(inline_bytes=50), synchronous="OFF")
+            worker, limits = WorkerOptions(lease=10 * DAY, cached_runs=0), Limits(inline_bytes=50)
+            url = f"sqlite:///{tmp_path / 'retention.db'}"
+            app = App(url, clock=clock, worker=worker, limits=limits, synchronous="OFF")
             for workflow in (leaf, tree):
                 app.workflow(workflow)
             async with app:
@@ -54,7 +54,7 @@ async def sizes(app):
     """Rows of each table."""
     found = {}
     for table in TABLES:
-        ((found[table],),) = await app.client.store.select(f"select count(*) from perdure_{table}")
+        ((found[table],),) = await app.client.store.select(f"select count(*) from perdure_{table}")  # noqa: S608 - a name of ours
     return found
 
 

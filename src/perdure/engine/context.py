@@ -110,6 +110,7 @@ class Context:
         if len(args) != 1 or not callable(args[0]) or "name" in options:
             option = "ctx.step(name, fn)"
             raise InvalidOption(option, "a name, given once, is followed by exactly one function without parameters")
+        ids.check_name("step name", name)
         returns = codec_for(options.pop("returns", Any))
         return Step(args[0], StepOptions().changed(name=name, **options)), (), {}, returns
 

@@ -54,14 +54,12 @@ def ending_of(machine: Machine, workflow: Workflow[..., Any]) -> Ending:
 
 def _outermost(error: BaseException | None) -> BaseException | None:
     """The error that counts: a group that a task with the engine's own control flow was in is looked into."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    signals, others = error.split(EngineSignal)
-    if others is not None or signals is None:
-        return others
-    while isinstance(signals, BaseExceptionGroup):
-        signals = signals.exceptions[0]
-    return signals
+    while isinstance(error, BaseExceptionGroup):
+        others = error.split(EngineSignal)[1]
+        if others is not None:
+            return others
+        error = error.exceptions[0]
+    return error
 
 
 def cancelled(machine: Machine) -> Ending:

@@ -15,7 +15,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from perdure.codec.failure import decode_error
+from perdure.codec.failure import decode_error, message_of
 from perdure.codec.payload import Payloads
 from perdure.engine.loop import PrivateLoop, RunTask
 from perdure.engine.request import ChildRequest, ReceiveRequest, Request, StepRequest, TimerRequest
@@ -122,7 +122,7 @@ class Machine:
         while self._position < len(self._history) and self.divergence is None:
             entry = self._history[self._position]
             if self.main.done():
-                self._diverge(entry, ["the end of the workflow"])
+                self._diverge(entry, [_end_of(self.main)])
             elif entry.kind in NOTES:
                 self._diverge(entry, [str(request) for request in self.wanted.values()])
             else:
@@ -384,7 +384,10 @@ class Machine:
         else:
             request.interrupted = False
             request.attempt = (entry.attempt or 1) + 1
-            request.retry_at = json.loads(self.payloads.open(entry.data or "{}")).get("next_at")
+            try:
+                request.retry_at = json.loads(self.payloads.open(entry.data or "{}")).get("next_at")
+            except (AttributeError, PerdureError, ValueError) as error:
+                self._diverge(entry, [f"{request}, whose failed attempt cannot be read: {error}"])
 
     def _deliver(self, entry: Entry, decoded: Any) -> None:
         self.time = max(self.time, entry.at)
@@ -432,9 +435,9 @@ class Machine:
                 future.set_result(value)
 
     def _decode(self, request: Request, entry: Entry) -> Any:
-        if entry.data is None:
+        if entry.data is None and not isinstance(request, StepRequest):
             return TIMED_OUT if isinstance(request, ReceiveRequest) else None
-        text = self.payloads.open(entry.data)
+        text = self.payloads.open(entry.data or "null")
         if entry.kind in {Kind.STEP_FAILED, Kind.CHILD_FAILED}:
             error = decode_error(text)
             return Failure(child_failure(request.child_id, error) if isinstance(request, ChildRequest) else error)
@@ -454,6 +457,13 @@ class Failure:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
+
+
+def _end_of(main: RunTask) -> str:
+    """How a workflow function ended before its history did."""
+    error = None if main.cancelled() else main.exception()
+    why = "" if error is None else f", by {type(error).__name__}: {message_of(error)}"
+    return f"the end of the workflow{why}"
 
 
 def child_failure(child_id: str, error: BaseException) -> BaseException:

@@ -270,7 +270,8 @@ class Worker:
         try:
             mail = await load_messages(self.store, [run.number for run in runs])
             cold = [run for run in runs if not self._in_memory(run)]
-            journals = await load_journals(self.store, [run for run in cold if run.epoch > 1 or run.forked_from])
+            journals: dict[int, list[Entry]] = {run.number: [] for run in cold}
+            journals |= await load_journals(self.store, [run for run in cold if run.epoch > 1 or run.forked_from])
             inputs = await resolve_input(self.store, cold)
         except StoreError as error:
             log.error("worker %s cannot read the runs it claimed: %s", self.id, error)
@@ -280,9 +281,8 @@ class Worker:
             self._tell_stop()
             return
         for run in runs:
-            self.loop.call_soon(
-                self._drive, inputs.get(run.number, run), journals.get(run.number, []), mail.get(run.number, [])
-            )
+            journal = journals.get(run.number)
+            self.loop.call_soon(self._drive, inputs.get(run.number, run), journal, mail.get(run.number, []))
 
     def _in_memory(self, run: Claimed) -> bool:
         """Whether the parked coroutine may go on: nobody owned the run since it was parked here."""
@@ -295,16 +295,20 @@ class Worker:
         self.loop.call_soon(driver.evict)
         return False
 
-    def _drive(self, run: Claimed, journal: list[Entry], messages: list[Message]) -> None:
-        self._loading.discard(run.number)
+    def _drive(self, run: Claimed, journal: list[Entry] | None, messages: list[Message]) -> None:
         if self._state == "stopped":
             return
         parked = self._parked.pop(run.number, None)
+        if parked is None and journal is None:
+            # Its coroutine was in memory when it was claimed, and had to make room for another one since.
+            self._spawn(self._load, [run])
+            return
+        self._loading.discard(run.number)
         if parked is not None:
             self._drivers[run.number] = parked
             parked.resume(run, messages)
         else:
-            driver = Driver(self, run, self.registry.get(run.workflow), journal)
+            driver = Driver(self, run, self.registry.get(run.workflow), journal or [])
             self._drivers[run.number] = driver
             driver.begin(messages)
         if self._state == "draining" and run.number in self._drivers:
@@ -389,7 +393,9 @@ class Worker:
     # --------------------------------------------------------------------------------------- mail
     def _mail(self, numbers: set[int] | None) -> None:
         """Messages have come for these runs, or perhaps for any."""
-        driven = self._drivers.keys() if numbers is None else self._drivers.keys() & numbers
+        # Those that are just being loaded are driven by the time that these messages are read.
+        known = self._drivers.keys() | self._loading if self._loading else self._drivers.keys()
+        driven = known if numbers is None else known & numbers
         if driven:
             self._spawn(self._fetch, list(driven))
 

@@ -1,6 +1,7 @@
 """Run commands: most of them in this process, some as processes of their own."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -112,14 +113,12 @@ class Process:
     """A command that runs; the test's own time limit bounds all waiting."""
 
     def __init__(self, words: list[str], folder: Path, env: dict[str, str]) -> None:
-        self.log = folder / f"{'-'.join(words[:2]).replace(':', '-')}.log"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PERDURE_")}
         path = os.pathsep.join([str(KIT), *filter(None, [environment.get("PYTHONPATH")])])
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "perdure.cli", *words], cwd=folder, stdout=subprocess.PIPE, stderr=log,
-                env=environment | {"PYTHONPATH": path} | env,
-            )  # fmt: skip
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "perdure.cli", *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=environment | {"PYTHONPATH": path} | env,
+        )  # fmt: skip
 
     def line(self) -> Any:
         """The next line of its output, which is JSON."""
@@ -131,12 +130,33 @@ class Process:
         """All lines until it ends."""
         return [json.loads(line) for line in self._process.stdout]
 
+    def logged(self, message: str) -> Any:
+        """Wait until it logs this."""
+        for line in self._process.stderr:
+            record = json.loads(line)
+            if record["message"] == message:
+                return record
+        raise AssertionError(f"it has ended without logging {message!r}")
+
     @property
     def errors(self) -> str:
-        return self.log.read_text()
+        """What it has logged, and was not read yet, until it ended."""
+        return self._process.stderr.read().decode()
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
+
+    def insist(self, number: signal.Signals) -> int:
+        """
+        Send a signal until it has ended; its exit code.
+
+        Python hears a signal at its next instruction, so one that comes just before a call that blocks is heard
+        with the next.
+        """
+        while True:
+            self.send(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(0.2)
 
     def close_output(self) -> None:
         """Read no more of what it prints."""
@@ -144,10 +164,14 @@ class Process:
 
     def wait(self) -> int:
         """Its exit code, once it has ended."""
-        code = self._process.wait()
-        self._process.stdout.close()
-        return code
+        return self._process.wait()
 
     def kill(self) -> None:
         self._process.kill()
-        self.wait()
+        self._process.wait()
+
+    def forget(self) -> None:
+        """Let go of what it has printed."""
+        self.kill()
+        self._process.stdout.close()
+        self._process.stderr.close()

@@ -179,7 +179,8 @@ def shape(database: apsw.Connection) -> dict[str, list[str]]:
         database.execute("select number, id, status, output, error from perdure_runs order by number")
     ):
         entries = database.execute(
-            "select kind, key from witness where run = ? and kind not in ('attempt_started', 'attempt_failed')", (number,)
+            "select kind, key from witness where run = ? and kind not in ('attempt_started', 'attempt_failed')",
+            (number,),
         )
         found[run] = [json.dumps(end), *sorted(f"{kind} {key}" for kind, key in entries)]
     return found

@@ -1,7 +1,9 @@
 """The diary: one line for each body that was begun, appended at once, so that it survives any kill."""
 
+import functools
 import json
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 from perdure import current_step
@@ -16,21 +18,34 @@ class Deed(NamedTuple):
     attempt: int
 
 
-class Diary:
-    """Opened once per process; appending one short line is one write, which a kill cannot tear."""
-
-    def __init__(self, path: str, life: int) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
-        self._life = life
-
-    def note(self) -> None:
-        """The body that calls this has begun."""
-        info = current_step()
-        deed = Deed(self._life, info.run_id, info.key, info.attempt)
-        os.write(self._file, json.dumps(deed).encode() + b"\n")
+def begin(folder: str, number: int) -> None:
+    """This process is the test's process of this number, and its diary is in this folder."""
+    os.environ["CRASH_FOLDER"] = folder
+    os.environ["CRASH_LIFE"] = str(number)
 
 
-def read(path: str) -> list[Deed]:
+def folder() -> Path:
+    """The test's folder."""
+    return Path(os.environ["CRASH_FOLDER"])
+
+
+def life() -> int:
+    """Which of the test's processes this is, from 0."""
+    return int(os.environ["CRASH_LIFE"])
+
+
+def note() -> None:
+    """The body that calls this has begun. One short line is one write, which a kill cannot tear."""
+    info = current_step()
+    deed = Deed(life(), info.run_id, info.key, info.attempt)
+    os.write(_file(), json.dumps(deed).encode() + b"\n")
+
+
+@functools.cache
+def _file() -> int:
+    return os.open(folder() / "diary", os.O_WRONLY | os.O_APPEND)
+
+
+def read(file: Path) -> list[Deed]:
     """All deeds, in order."""
-    with open(path, encoding="ascii") as file:  # noqa: PTH123 - one line at a time
-        return [Deed(*json.loads(line)) for line in file]
+    return [Deed(*json.loads(line)) for line in file.read_text(encoding="ascii").splitlines()]

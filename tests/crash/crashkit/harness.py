@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing import connection, forkserver
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import apsw
 from crashkit import roles
@@ -174,7 +174,7 @@ class Place:
         with self.read() as database:
             database.execute(SETUP)
 
-    def __enter__(self) -> "Place":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -190,8 +190,8 @@ class Place:
             config: See `roles.Config`.
         """
         common = {
-            "url": f"sqlite:///{self.database}", "diary": str(self.diary), "life": len(self.children),
-            "log": str(self.folder / f"log-{len(self.children)}"), "folder": str(self.folder),
+            "url": f"sqlite:///{self.database}", "folder": str(self.folder), "life": len(self.children),
+            "log": str(self.folder / f"log-{len(self.children)}"),
         }  # fmt: skip
         child = Child(self, role, common | config)
         self.children.append(child)
@@ -252,7 +252,7 @@ class Place:
 
     def deeds(self) -> list[Deed]:
         """The bodies that were begun, in order."""
-        return read(str(self.diary))
+        return read(self.diary)
 
 
 def _state(pid: int) -> str:

@@ -3,9 +3,8 @@ What the processes of the crash tests do.
 
 A role is a coroutine function of its `Session`. Its configuration, a plain dict:
 
-    url, diary, log, folder, life   set by `Place`; life counts the test's processes from 0
+    url, folder, log, life          set by `Place`; life counts the test's processes from 0
     worker                          options of the worker
-    limits                          of the app
     kill                            see `Killer`
     patience_ms                     how long SQLite waits for another process's lock
 """
@@ -20,18 +19,15 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
-from crashkit import flows
-from crashkit.diary import Diary
+from crashkit import diary, flows
 
-from perdure import App, Limits, PerdureError, RunHandle, Status, WorkerOptions
+from perdure import App, PerdureError, RunHandle, Status, WorkerOptions
 from perdure.errors import RunFinished
 from perdure.store import batch, pulse, sqlite
 from perdure.store.operation import Operation
 
-HOLD_S = 0.02
 Role = Callable[["Session"], Awaitable[None]]
 
 
@@ -92,16 +88,11 @@ class Session:
         self.pipe = pipe
         self.config = config
         self.recorder = Recorder()
-        self.app = App(
-            config["url"],
-            worker=WorkerOptions(**({"hold": HOLD_S} | config.get("worker", {}))),
-            limits=Limits(**config.get("limits", {})),
+        self.app = flows.app.variant(
+            url=config["url"],
+            worker=WorkerOptions(**({"hold": flows.HOLD_S} | config.get("worker", {}))),
             probe=Killer(*config["kill"]) if "kill" in config else self.recorder,
         )
-        diary = Diary(config["diary"], config["life"])
-        flows.define(self.app, diary)
-        flows.define_load(self.app, diary)
-        flows.define_awkward(self.app, diary, config)
 
     def say(self, what: str, value: Any = None) -> None:
         """Send a message to the test."""
@@ -127,6 +118,7 @@ def run(role: Role, pipe: Connection, config: dict[str, Any]) -> None:
     os.dup2(log, 2)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     faulthandler.enable()
+    diary.begin(config["folder"], config["life"])
     if "patience_ms" in config:
         for module in (batch, pulse, sqlite):
             module.BUSY_MILLISECONDS = config["patience_ms"]
@@ -169,7 +161,7 @@ async def operator(session: Session) -> None:
     Whoever was killed does not know whether the last thing was done, so an operator looks first.
     """
     async with session.app as app:
-        ends = [await _restart_gate(app), await _restart_order(app), await _pause_running(app, session)]
+        ends = [await _restart_gate(app), await _restart_order(app), await _pause_running(app)]
         await app.start("forever", id="pruned")
         await _send(app.cancel("pruned"))
         await _end(app.handle("pruned").result())
@@ -215,12 +207,12 @@ async def _restart_order(app: App) -> list[Any]:
     return [*ends, await order.result()]
 
 
-async def _pause_running(app: App, session: Session) -> Any:
+async def _pause_running(app: App) -> Any:
     """Pause a run whose body runs, which may end first."""
     run = await app.start("waits_for_file", "go", id="working")
-    folder = Path(session.config["folder"])
+    folder = diary.folder()
     if not await _did(run, "paused"):
-        begun = folder / f"go-begun-{session.config['life']}"
+        begun = folder / f"go-begun-{diary.life()}"
         while not begun.exists() and (await run.info()).status not in {"paused", "completed"}:
             await asyncio.sleep(0.002)
         await _send(app.client.pause("working", "have a look"))

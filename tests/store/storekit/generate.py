@@ -38,7 +38,7 @@ class Generator:
         self.written: set[int] = set()
         self.kinds: dict[Callable[[], Operation], int] = {
             self.start: 10, self.drive: 45, self.claim: 14, self.send: 12, self.cancel: 3, self.pause: 3,
-            self.resume: 4, self.rerun: 5, self.fork: 2, self.register: 2, self.beat: 4, self.go: 2, self.sweep: 4,
+            self.resume: 4, self.rerun: 5, self.fork: 3, self.register: 2, self.beat: 4, self.go: 2, self.sweep: 4,
             self.prune: 1, self.tidy: 1, self.mistake: 1,
         }  # fmt: skip
 
@@ -75,7 +75,7 @@ class Generator:
         return "nobody" if row is None or self.happens(0.03) else row["id"]
 
     def worker(self) -> int:
-        return self.chance.choice(list(self.model.workers))
+        return self.chance.choice(list(self.model.workers) or [NOBODY])
 
     def payload(self) -> str:
         text = self.new("p")
@@ -176,6 +176,8 @@ class Generator:
         if self.happens(0.05):
             child = self.some_run(lambda other: other["parent"] == number)
             record.cancel(child["id"] if child else self.run_id(), '"given up"', self.now)
+        if row["takeovers"] and self.happens(0.3):
+            record.clear_suspicion()
         self.give_up(record, row, seq + len(entries), add)
         record.entries(entries)
 

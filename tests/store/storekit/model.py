@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from perdure.model.run import Claimed, RunRow
+from perdure.model.run import SUSPICIOUS, Claimed, RunRow
 from perdure.model.status import MOVES, TERMINAL, Status
 from perdure.store.operation import ORDER, Operation, Row
 from perdure.store.queries import statements
@@ -305,7 +305,8 @@ class Model:
                 found["topic"].startswith("control:") or found["topic"] in topics for found in self.open_mail(run)
             )
             status = "waiting" if row["status"] == "running" else row["status"]
-            self.change(row, owner=None, waiting_for=waiting_for, status=status, due_at=now if wanted else due_at)
+            due_at = now if wanted else due_at
+            self.change(row, owner=None, waiting_for=waiting_for, status=status, due_at=due_at, takeovers=0)
 
     def finish(self, run, epoch, status, output, error, now):
         if row := self.owned(run, epoch):
@@ -322,6 +323,10 @@ class Model:
     def renew(self, run, epoch, input):
         if row := self.owned(run, epoch):
             self.change(row, input=input, takeovers=0, takeover_seq=None)
+
+    def clear_suspicion(self, run, epoch):
+        if row := self.owned(run, epoch):
+            self.change(row, takeovers=0)
 
     def pause_own(self, run, epoch, reason):
         if row := self.owned(run, epoch):
@@ -429,7 +434,12 @@ class Model:
     def claim(self, worker, now, most, workflows):
         due = [row for row in self.runs.values() if row["due_at"] is not None and row["due_at"] <= now]
         due = [row for row in due if row["workflow"] in json.loads(workflows)]
-        for row in sorted(due, key=lambda row: (row["due_at"], row["number"]))[:most]:
+        suspects = [row for row in due if row["takeovers"] >= SUSPICIOUS]
+        if any(row["owner"] == worker and row["takeovers"] >= SUSPICIOUS for row in self.runs.values()):
+            suspects = []
+        found = [row for row in due if row["takeovers"] < SUSPICIOUS]
+        found += sorted(suspects, key=lambda row: (row["takeovers"], row["due_at"], row["number"]))[:1]
+        for row in sorted(found, key=lambda row: (row["due_at"], row["number"]))[:most]:
             status = "running" if row["status"] in {"queued", "waiting"} else row["status"]
             begun = now if row["started_at"] is None else row["started_at"]
             self.change(row, owner=worker, epoch=row["epoch"] + 1, due_at=None, started_at=begun, status=status)

@@ -22,10 +22,16 @@ NOBODY = 1_000_000_000
 class Names:
     """What the numbers of one system stand for."""
 
-    def __init__(self, runs: list[tuple[int, str]], workers: list[tuple[int, str]], messages: list[int]) -> None:
+    def __init__(
+        self, runs: list[tuple[int, str]], workers: list[tuple[int, str]], messages: list[tuple[int, int]]
+    ) -> None:
         self.runs = dict(runs)
         self.workers = worker_names(workers)
-        self.messages = messages
+        places: dict[int, int] = {}
+        self.messages: dict[int, tuple[str, int]] = {}
+        for number, run in sorted(messages):
+            places[run] = places.get(run, 0) + 1
+            self.messages[number] = self.runs.get(run, "gone"), places[run]
 
     def include(self, later: "Names") -> None:
         """Also those that came with the batch."""
@@ -71,11 +77,11 @@ def translated(operation: Operation, here: Names, there: Names) -> Operation:
     run_ids, worker_ids = here.runs, here.workers
     runs = {run_id: number for number, run_id in there.runs.items()}
     workers = {worker_id: number for number, worker_id in there.workers.items()}
-    messages = dict(zip(here.messages, there.messages, strict=True))
+    messages = {place: number for number, place in there.messages.items()}
 
     def value(statement: str, parameter: str, given: Any) -> Any:
         if statement in {"take", "take_keyed"} and parameter == "id":
-            return messages.get(given, NOBODY)
+            return messages.get(here.messages.get(given, ("", 0)), NOBODY)
         if parameter in {"run", "parent", "number"} and isinstance(given, int):
             return runs.get(run_ids.get(given, ""), NOBODY)
         if parameter in {"worker", "owner"} and given is not None:
@@ -103,7 +109,7 @@ class ModelSystem:
         return Names(
             [(number, row["id"]) for number, row in model.runs.items()],
             [(number, row["id"]) for number, row in model.workers.items()],
-            sorted(model.inbox),
+            [(number, found["run"]) for number, found in model.inbox.items()],
         )
 
     def batch(self, operations: list[Operation]) -> tuple[list[list[Row]], list[bool]]:
@@ -137,7 +143,7 @@ class StoreSystem:
         return Names(
             self._select("number, id from perdure_runs"),
             self._select("number, id from perdure_workers"),
-            [number for (number,) in self._select("id from perdure_inbox order by id")],
+            self._select("id, run from perdure_inbox"),
         )
 
     def translated(self, operations: list[Operation], named: Names) -> list[Operation]:
