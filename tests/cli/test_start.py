@@ -1,5 +1,8 @@
 """`perdure run start`."""
 
+import json
+from datetime import date
+
 import pytest
 
 APP = ("--app", "clikit.shop:app")
@@ -43,6 +46,25 @@ def test_the_ways_to_give_an_input(shop, words):
     shop.done("run", "start", *APP, "buy", "--id", "a", "--input", given)
     shop.done("run", "start", *APP, "buy", "--id", "a", *words, stdin=given)
     assert stored(shop, "a")["input"] == {"item": "tea", "count": 2}
+
+
+def test_the_input_of_any_signature(shop):
+    """Workflows with collected or named parameters could not be started from a shell."""
+    shop.done("run", "start", *APP, "basket", "tea", "milk", "-i", '{"wrapped": 1, "card": "x"}', "--id", "a")
+    assert stored(shop, "a")["input"] == {"*items": ["tea", "milk"], "wrapped": True, "**notes": {"card": "x"}}
+    answer = shop.run("run", "start", *APP, "book", "2026-08-01", "[1]", "-i", '{"seats": [2]}')
+    assert answer.code == 2
+    assert "multiple values for argument 'seats'" in answer.err
+
+
+def test_the_input_is_that_of_the_same_start_in_python(shop):
+    """A run started by a program would be another one for who starts it again by hand."""
+    given = date(2026, 8, 1), {3, 1}, b"\x00\xff"
+    shop.play(lambda app: app.start("book", *given, id="a"))
+    shop.done("run", "start", *APP, "book", "2026-08-01", "[1, 3]", '"AP8="', "--id", "a")
+    answer = shop.run("run", "start", *APP, "book", "2026-08-32", "[1, 3]")
+    assert answer.code == 2
+    assert "'day'" in answer.err
 
 
 def test_defaults_are_not_stored(shop):
@@ -117,6 +139,14 @@ def test_waiting_for_a_run_that_has_ended(shop):
     failed = shop.run("run", "start", *APP, "broke", "--id", "b", "--wait", "--json")
     assert (failed.code, failed.out, failed.problem["code"]) == (5, "", "run_failed")
     assert failed.problem["cause"] == {"type": "builtins:ValueError", "message": "the till is empty"}
+
+
+def test_progress_is_no_part_of_the_result(shop):
+    """`perdure run start --wait > result.json` at a terminal would put the spinner into the file."""
+    shop.bought("a")
+    answer = shop.done("run", "start", *APP, "buy", "tea", "--id", "a", "--wait", FORCE_COLOR="1")
+    assert json.loads(answer.out) == {"item": "tea", "total": 3}
+    assert "a  2 completed" in answer.err
 
 
 async def _ended(app, workflow, run_id):

@@ -27,6 +27,10 @@ STEERING = (
 KINDS = ("ask_pause", "copy_entry", "doom", "drop_orphans", "pause_idle", "pause_own", "rerun", "resume")
 """One statement for each kind of commit of an operator's; the others come with these."""
 MOST_DEATHS = 3
+GATE = ["open", "left", "right", "WATCH", "CLOSED"]
+ORDER = ["ORDER 1", ["A", "b", "c"], 7, "BILLPAID", "yes", 40_000, "y", 36]
+STEERED = [[GATE] * 3, [ORDER] * 3, "1 go 2"]
+"""What the operators' runs return: as they were, rerun, and forked."""
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,10 @@ def test_the_same_id_again(lab):
 
     async def main():
         async with lab.worker(flow, healthy) as app:
-            handles = [await app.start("flow", {"n": 1, "m": 2}, id="r"), await app.start("flow", {"m": 2, "n": 1}, id="r")]
+            handles = [
+                await app.start("flow", {"n": 1, "m": 2}, id="r"),
+                await app.start("flow", {"m": 2, "n": 1}, id="r"),
+            ]
             assert [await handle.result() for handle in handles] == [1, 1]
             assert await (await app.start("flow", {"n": 1, "m": 2}, id="r")).result() == 1
             for start in (lambda: app.start("flow", {"n": 2, "m": 2}, id="r"), lambda: app.start("healthy", id="r")):
@@ -205,7 +208,9 @@ def test_bodies_that_misbehave(lab, how):
     lab.play(main)
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit(), StopIteration(1), StopAsyncIteration(), BaseException("odd")])
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), GeneratorExit(), StopIteration(1), StopAsyncIteration(), BaseException("odd")]
+)
 def test_workflows_that_raise_odd_things(lab, error):
     """A workflow that raises what ends processes or generators would take the worker down, or hang its run."""
 
@@ -284,7 +289,12 @@ def test_the_context_from_a_foreign_thread(lab):
 
     async def flow(ctx: Context) -> str:
         def elsewhere() -> None:
-            for use in (ctx.now, ctx.uuid, lambda: asyncio.run(ctx.sleep(1)), lambda: asyncio.run(ctx.step("x", print))):
+            for use in (
+                ctx.now,
+                ctx.uuid,
+                lambda: asyncio.run(ctx.sleep(1)),
+                lambda: asyncio.run(ctx.step("x", print)),
+            ):
                 try:
                     use()
                 except NotInWorkflow as error:
@@ -383,7 +393,7 @@ def test_blocking_calls_say_what_to_do(lab, what):
                 await asyncio.create_subprocess_shell("true")
             else:
                 asyncio.run(healthy(ctx))
-        except (BlockingCall, RuntimeError) as error:
+        except (BlockingCall, RuntimeError):
             return await ctx.step("x", lambda: type(error).__name__)
 
     with warnings.catch_warnings():

@@ -78,7 +78,11 @@ def test_a_failed_child_fails_its_parent(lab):
     ended = lab.finish(flow, others=[empty_handed], id="p")
     assert (ended.status, type(ended.error)) == ("failed", ChildFailed)
     assert (ended.error.run_id, ended.error.status) == ("p/empty_handed", "failed")
-    assert (type(ended.error.cause), str(ended.error.cause), ended.error.cause.item) == (NoStock, "no milk left", "milk")
+    assert (type(ended.error.cause), str(ended.error.cause), ended.error.cause.item) == (
+        NoStock,
+        "no milk left",
+        "milk",
+    )
     assert ended.error.__cause__ is ended.error.cause
 
 
@@ -443,3 +447,81 @@ def test_retrying_a_child_means_calling_it_again(lab):
     ended = lab.finish(flow, others=[child], id="p")
     assert (ended.value, ended.seconds, ended.status) == ("third time", 20, Status.COMPLETED)
     assert len(ended.keys("child_failed")) == 2
+
+
+def test_waiting_for_a_started_child_may_be_given_up(lab):
+    """A wait for a started child that times out would cancel the child, or spoil every later wait for it."""
+
+    async def flow(ctx: Context) -> list:
+        child = await ctx.start("slow", 100.0)
+        waited = 0
+        while True:
+            try:
+                async with asyncio.timeout(30):
+                    return [await child.result(), waited]
+            except TimeoutError:
+                waited += 1
+
+    ended = lab.finish(flow, others=[slow])
+    assert (ended.value, ended.seconds) == ([100.0, 3], 100)
+
+
+@pytest.mark.parametrize("how", ["call", "start"])
+def test_a_detached_child_survives_although_it_is_awaited(lab, how):
+    """A detached child would be cancelled with its parent, if the parent happens to wait for it."""
+
+    async def flow(ctx: Context) -> float:
+        if how == "call":
+            return await ctx.call("slow", 100.0, id="child", detached=True)
+        return await (await ctx.start("slow", 100.0, id="child", detached=True)).result()
+
+    async def main():
+        async with lab.worker(flow, slow) as app:
+            await app.start("flow", id="p")
+            await lab.until(app, "p", "waiting")
+            await app.cancel("p")
+            assert (await lab.ended(app, "p")).status == "cancelled"
+            child = await lab.ended(app, "child")
+            assert (child.status, child.seconds) == ("completed", 100)
+
+    lab.play(main)
+
+
+def test_a_deadline_of_the_parent_ends_its_children(lab):
+    """Children would outlive a parent that ran out of time."""
+
+    async def flow(ctx: Context) -> float:
+        return await ctx.call("slow", 1000.0, id="child")
+
+    async def main():
+        async with lab.worker(flow, slow) as app:
+            parent = await lab.ended(app, (await app.start("flow", timeout=10)).id)
+            assert (parent.status, parent.seconds) == ("failed", 10)
+            assert (await lab.ended(app, "child")).status == "cancelled"
+
+    lab.play(main)
+
+
+def test_a_child_taken_back_before_it_was_stored(lab):
+    """A child started and given up in the same breath would run all the same."""
+    ran = []
+
+    async def child(ctx: Context) -> None:
+        await ctx.step("work", lambda: ran.append(1))
+
+    async def flow(ctx: Context) -> str:
+        task = asyncio.create_task(ctx.call("child", id="child"))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        await ctx.sleep(60)
+        return "went on"
+
+    async def main():
+        async with lab.worker(flow, child) as app:
+            ended = await lab.ended(app, (await app.start("flow")).id, "flow")
+            assert ended.value == "went on"
+            assert ((await lab.ended(app, "child")).status, ran) == ("cancelled", [])
+            await lab.check_replay(app, ended, "flow")
+
+    lab.play(main)

@@ -161,7 +161,7 @@ def test_time_and_chance_cost_no_commits(lab):
 
     async def flow(ctx: Context) -> None:
         for _ in range(50):
-            ctx.now(), ctx.uuid(), ctx.random().random()  # noqa: B018 - called for what they cost
+            ctx.now(), ctx.uuid(), ctx.random().random()
         await ctx.step("x", lambda: None)
 
     ended = lab.finish(flow)
@@ -196,7 +196,9 @@ def test_ids_and_facts_of_the_run(lab):
 
 
 # ------------------------------------------------------------------------------------ where it may be used
-@pytest.mark.parametrize("use", ["now", "uuid", "random", "patched", "step", "sleep", "receive", "emit", "scope", "start", "map"])
+@pytest.mark.parametrize(
+    "use", ["now", "uuid", "random", "patched", "step", "sleep", "receive", "emit", "scope", "start", "map"]
+)
 def test_the_context_is_for_the_workflow_only(lab, use):
     """Using the context inside a step's body would write into the journal in an order of chance."""
 

@@ -85,7 +85,9 @@ class Play:
                 group.create_task(self.branch(30))
             self.trace.append(("group", [task.result() for task in tasks]))
         except* Unlucky as errors:
-            self.trace.append(("group", [str(error) for error in errors.exceptions], [task.cancelled() for task in tasks]))
+            self.trace.append(
+                ("group", [str(error) for error in errors.exceptions], [task.cancelled() for task in tasks])
+            )
 
     async def with_limits(self):
         try:
@@ -164,3 +166,28 @@ def test_any_interleaving_replays_alike(lab, seed):
             assert len(ran) == begun, "a replay of the continued journal ran a body"
 
     lab.play(main)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_interleaving_survives_crashes(lab, seed):
+    """Workers that die in the middle of anything would lose steps, record them twice, or confuse the order."""
+    rng = random.Random(seed)
+    inner = bodies(seed)
+    begun, deaths = [], sorted(rng.sample(range(1, 60), 4))
+
+    async def body(name: str, value: int) -> int:
+        begun.append((name, value))
+        if deaths and len(begun) >= deaths[0]:
+            deaths.pop(0)
+            lab.die()
+        return await inner(name, value)
+
+    async def flow(ctx: Context) -> list[str]:
+        return await Play(ctx, body).all()
+
+    ended = lab.survive(flow)
+    assert ended.status == "completed", ended.error
+    done = [event.key for event in ended.events if event.kind in {"step_completed", "step_failed"}]
+    assert len(done) == len(set(done))
+    assert [event.seq for event in ended.events] == list(range(1, len(ended.events) + 1))
+    assert not deaths

@@ -102,7 +102,9 @@ def test_children_for_items(lab):
         async with app:
             ended = await lab.ended(app, (await app.start("flow", id="p")).id)
             assert (ended.value, ended.seconds) == ([9, 1, 4], 3)
-            assert sorted(data["id"] for data in ended.data("child_started")) == [f"p/child[{n}]/child" for n in range(3)]
+            assert sorted(data["id"] for data in ended.data("child_started")) == [
+                f"p/child[{n}]/child" for n in range(3)
+            ]
 
     lab.play(main)
 
@@ -226,7 +228,13 @@ def test_one_failure_tolerated(lab):
     """8-9, 9-8: with one failure allowed and one there, the map would stop, or count as a full success."""
     value, ran = mapped(lab, failing=[1], tolerate=1)
     assert ran == [0, 1, 2, 3]
-    assert value == {"results": [0, 20, 30], "failed": {"1": "item 1"}, "total": 4, "reason": "all_completed", "ok": False}
+    assert value == {
+        "results": [0, 20, 30],
+        "failed": {"1": "item 1"},
+        "total": 4,
+        "reason": "all_completed",
+        "ok": False,
+    }
 
 
 def test_two_failures_where_one_is_tolerated(lab):
@@ -236,7 +244,9 @@ def test_two_failures_where_one_is_tolerated(lab):
     assert (value["reason"], value["total"], value["ok"]) == ("failure_tolerance_exceeded", 2, False)
 
 
-@pytest.mark.parametrize(("failing", "ran", "reason"), [([0, 1], 2, "failure_tolerance_exceeded"), ([0], 4, "all_completed")])
+@pytest.mark.parametrize(
+    ("failing", "ran", "reason"), [([0, 1], 2, "failure_tolerance_exceeded"), ([0], 4, "all_completed")]
+)
 def test_a_share_of_failures(lab, failing, ran, reason):
     """8-13, 8-22, 9-10: a quarter of four allowed: two failures would not stop it, or exactly a quarter would."""
     value, done = mapped(lab, failing=failing, tolerate=0.25)
@@ -266,7 +276,14 @@ def test_both_limits(lab):
 
 @pytest.mark.parametrize(
     "limits",
-    [{"concurrency": 0}, {"concurrency": -1}, {"min_success": 0}, {"tolerate": -1}, {"tolerate": float("nan")}, {"concurrency": "x"}],
+    [
+        {"concurrency": 0},
+        {"concurrency": -1},
+        {"min_success": 0},
+        {"tolerate": -1},
+        {"tolerate": float("nan")},
+        {"concurrency": "x"},
+    ],
 )
 def test_limits_out_of_range(lab, limits):
     """8-19: a limit that makes no sense would be noticed only after something was begun, or hang the map."""

@@ -275,7 +275,7 @@ def test_a_background_task_that_is_left_behind(lab):
             await ctx.step("too late", lambda: late.append("ran"))
 
     async def flow(ctx: Context) -> str:
-        asyncio.create_task(background(ctx)).set_name("left behind")  # noqa: RUF006 - to be left behind
+        asyncio.create_task(background(ctx)).set_name("left behind")
         await ctx.sleep(1)
         return "done"
 
@@ -331,7 +331,10 @@ def test_race_gives_the_winner_and_cancels_the_others(lab):
 
     async def flow(ctx: Context) -> list:
         place, value = await ctx.race(
-            ctx.step("slow", timed(1000, "slow", ran)), ctx.step("quick", timed(10, "quick", ran)), ctx.sleep(500), ctx.receive("x")
+            ctx.step("slow", timed(1000, "slow", ran)),
+            ctx.step("quick", timed(10, "quick", ran)),
+            ctx.sleep(500),
+            ctx.receive("x"),
         )
         await ctx.sleep(60)
         return [place, value]

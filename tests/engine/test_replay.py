@@ -103,7 +103,11 @@ def test_an_extra_step_at_the_end_is_no_divergence(lab):
     """Code that only adds what no run has reached yet would stop every run."""
     new = steps("a", "zzz", "b", "more")
     infos, ended = deploy(lab, steps("a", "zzz", "b"), new)
-    assert ([info.status for info in infos], ended.value, new.ran) == (["waiting", "completed"], ["a", "b", "more"], ["b", "more"])
+    assert ([info.status for info in infos], ended.value, new.ran) == (
+        ["waiting", "completed"],
+        ["a", "b", "more"],
+        ["b", "more"],
+    )
 
 
 def test_changed_code_that_waits_for_another_signal(lab):

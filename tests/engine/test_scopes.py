@@ -165,7 +165,7 @@ def test_code_without_steps_leaves_no_trace(lab):
 
     async def flow(ctx: Context) -> None:
         with ctx.scope("empty"):
-            return None
+            return
 
     ended = lab.finish(flow)
     assert (ended.value, [event.kind for event in ended.events]) == (None, ["completed"])

@@ -158,7 +158,11 @@ def test_payloads_become_what_the_receiver_declares(lab):
         return [type(approval).__name__, approval.when.year, number / 2, anything["field"]]
 
     ended = send(
-        lab, flow, (1, "approval", Approval(ok=True, when=date(2031, 2, 3))), (1, "number", 5), (1, "anything", {"field": [1]})
+        lab,
+        flow,
+        (1, "approval", Approval(ok=True, when=date(2031, 2, 3))),
+        (1, "number", 5),
+        (1, "anything", {"field": [1]}),
     )
     assert ended.value == ["Approval", 2031, 2.5, [1]]
 
@@ -380,7 +384,8 @@ def asking(lab, answers, *, fail=0):
         for at, name, data in answers:
             if name == topic:
                 asyncio.get_running_loop().call_later(
-                    at, lambda data=data: lab.tasks.append(asyncio.ensure_future(lab.working.signal(run_id, topic, data)))
+                    at,
+                    lambda data=data: lab.tasks.append(asyncio.ensure_future(lab.working.signal(run_id, topic, data))),
                 )
 
     return ask, asked

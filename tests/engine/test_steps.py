@@ -5,7 +5,6 @@ import threading
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-import pytest
 from pydantic import PlainSerializer
 
 from perdure import Context, Retry, RetryAfter, Terminal, current_step

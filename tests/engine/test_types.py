@@ -68,7 +68,9 @@ class Dog(BaseModel):
 
 
 ORDER = Order(
-    id=UUID(int=7), at=datetime(2030, 1, 2, 3, 4, 5, 6, tzinfo=UTC), lines=[Line(sku="a", cents=5), Line(sku="b", cents=7)]
+    id=UUID(int=7),
+    at=datetime(2030, 1, 2, 3, 4, 5, 6, tzinfo=UTC),
+    lines=[Line(sku="a", cents=5), Line(sku="b", cents=7)],
 )
 VALUES = [
     (Order, ORDER),
@@ -129,7 +131,9 @@ def test_untyped_values_are_plain_data_at_once(lab):
     seen = []
 
     async def flow(ctx: Context) -> None:
-        got = await ctx.step("mixed", lambda: {"t": (1, 2), 3: {"x"}, "d": date(2030, 1, 1), "p": Point(1.0), "m": ORDER})
+        got = await ctx.step(
+            "mixed", lambda: {"t": (1, 2), 3: {"x"}, "d": date(2030, 1, 1), "p": Point(1.0), "m": ORDER}
+        )
         seen.append(repr({**got, "m": got["m"]["id"]}))
         await ctx.sleep(60)
 

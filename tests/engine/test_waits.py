@@ -63,7 +63,13 @@ def test_two_sleeps_in_sequence(lab):
 
 @pytest.mark.parametrize(
     ("duration", "seconds"),
-    [(timedelta(minutes=2), 120), (timedelta(hours=1), 3600), (timedelta(days=400), 400 * 86_400), (0.25, 0.25), (0, 0)],
+    [
+        (timedelta(minutes=2), 120),
+        (timedelta(hours=1), 3600),
+        (timedelta(days=400), 400 * 86_400),
+        (0.25, 0.25),
+        (0, 0),
+    ],
 )
 def test_durations(lab, duration, seconds):
     """2-4, 2-5: minutes, hours or fractions would be taken for something else."""
@@ -91,7 +97,8 @@ def test_sleep_until_a_time(lab):
 
 
 @pytest.mark.parametrize(
-    "wrong", [-1, float("nan"), float("inf"), "5", None, True, timedelta(days=-1), datetime(2030, 1, 1)]  # noqa: DTZ001
+    "wrong",
+    [-1, float("nan"), float("inf"), "5", None, True, timedelta(days=-1), datetime(2030, 1, 1)],  # noqa: DTZ001
 )
 def test_sleeps_that_cannot_be(lab, wrong):
     """A negative, endless, nameless or zoneless wait would be taken for some other, or kill the worker."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 KINDS = (
     "kill", "kill", "kill_soon", "kill_soon", "kill_soon", "kill_at_commit", "kill_at_commit", "kill_at_commit",
     "stall", "stall", "stall", "stall", "hiccup", "hiccup", "sick", "sick", "sick", "declare_dead", "declare_dead",
-    "lease_over", "lease_over", "wake", "drain", "drain", "deploy", "sick_client", "stall_client",
+    "lease_over", "lease_over", "wake", "drain", "drain", "deploy", "sick_client", "stall_client", "refuse",
 )  # fmt: skip
 
 
@@ -62,6 +62,7 @@ class Chaos:
         """What lasts is over for this process."""
         process.sickness, process.sick_share = "", 0.0
         process.fuse = process.commit_fuse = None
+        process.refusing = False
         process.frozen_until = 0.0
 
     def _strike(self, victim: Process | None) -> None:
@@ -105,6 +106,9 @@ class Chaos:
 
     def _well(self, victim: Process) -> None:
         victim.sickness, victim.sick_share = "", 0.0
+
+    def _refuse(self, victim: Process) -> None:
+        victim.refusing = True
 
     def _declare_dead(self, victim: Process) -> None:
         self._worker(victim, "state = 'dead'")

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from perdure.model.entry import Kind
 from tests.sim import programs
 from tests.sim.mirror import Fact, Run, rows
+
+from perdure.model.entry import Kind
 
 if TYPE_CHECKING:
     from tests.sim.world import Plan, World
@@ -45,6 +46,7 @@ def _journals(world: World) -> None:
             world.mirror.connection, "select seq, kind, key, at, data, attempt from perdure_journal where run = ? order by seq",
             number,
         )  # fmt: skip
+        stored = [(*row[:4], world.mirror.text(row[4]), row[5]) for row in stored]
         facts = world.mirror.facts[number]
         kept = facts
         for place, fact in enumerate(facts):
@@ -57,7 +59,7 @@ def _journals(world: World) -> None:
 def _signals(world: World) -> None:
     """I9: what was accepted is in exactly one place, in the journal once or in the inbox; what was not, in none."""
     inbox = Counter(
-        (run, topic, data)
+        (run, topic, world.mirror.text(data))
         for run, topic, data in rows(
             world.mirror.connection,
             "select r.id, i.topic, i.data from perdure_inbox i join perdure_runs r on r.number = i.run"
@@ -70,6 +72,7 @@ def _signals(world: World) -> None:
         for fact in facts
         if fact.kind == Kind.SIGNAL_RECEIVED
     )
+    _in_order(world)
     under_key: dict[tuple[str, str, str], int] = Counter()
     accepted_keys = set()
     for sent in world.sent:
@@ -85,6 +88,23 @@ def _signals(world: World) -> None:
     for key, places in under_key.items():
         if places > 1 or (places == 0 and key in accepted_keys):
             world.wrong(f"I9: of the signals under {key}, {places} are there")
+
+
+def _in_order(world: World) -> None:
+    """Signals of one name are received in the order in which they were durable."""
+    for number, messages in world.mirror.messages.items():
+        names: dict[str, list[str | None]] = {}
+        for topic, data in messages:
+            names.setdefault(topic, []).append(data)
+        place = {data: index for waiting in names.values() for index, data in enumerate(waiting)}
+        received: dict[str, list[int]] = {}
+        for fact in world.mirror.facts[number]:
+            if fact.kind == Kind.SIGNAL_RECEIVED:
+                name = fact.key.rpartition("/")[2].partition("#")[0]
+                received.setdefault(name, []).append(place[fact.data])
+        for name, order in received.items():
+            if order != sorted(order):
+                world.wrong(f"I9: {world.mirror.runs[number].id} received {name!r} in the order {order}")
 
 
 def _families(world: World) -> None:
@@ -129,8 +149,8 @@ def _child_ended(world: World, parent: Run, fact: Fact, child: Run | None) -> No
         world.wrong(f"{parent.id} saw the end of a child that has not ended: {fact}, {child}")
     elif (child.status == "completed") != (fact.kind == Kind.CHILD_COMPLETED):
         world.wrong(f"{parent.id} saw its child {child.id} end as {fact}, and it is {child.status}")
-    elif (child.output or child.error) != fact.data:
-        world.wrong(f"{parent.id} got {fact.data} from its child {child.id}, whose end is {child.output or child.error}")
+    elif (end := world.mirror.text(child.output or child.error)) != fact.data:
+        world.wrong(f"{parent.id} got {fact.data} from its child {child.id}, whose end is {end}")
 
 
 def _transactions(world: World) -> None:
@@ -169,7 +189,9 @@ def _results(world: World) -> None:
             continue
         for kind, value in plan.seen:
             told = kind == "completed"
-            if told != (run.status == "completed") or (told and json.dumps(value) != _plain(run.output)):
+            if told != (run.status == "completed") or (
+                told and json.dumps(value) != _plain(world.mirror.text(run.output))
+            ):
                 world.wrong(f"a caller got {kind} {value} of {run.id}, which is {run.status} with {run.output}")
         problem = _unexpected(world, plan, run)
         if problem:
@@ -190,13 +212,12 @@ def _unexpected(world: World, plan: Plan, run: Run) -> str:
     if run.status == "failed":
         if Kind.DEADLINE_REACHED in kinds or plan.cancelled:
             return "" if plan.timeout or plan.cancelled else "it had no deadline"
-        return "" if meant_to_fail and "meant to fail" in (run.error or "") else "it was not meant to fail"
+        error = world.mirror.text(run.error) or ""
+        return "" if meant_to_fail and "meant to fail" in error else f"it was not meant to fail: {error}"
     if meant_to_fail:
         return "it was meant to fail"
     if plan.cancelled or plan.timeout:
         return ""
-    value = json.loads(run.output or "null")
+    value = json.loads(world.mirror.text(run.output) or "null")
     pattern = programs.expected(part)
     return "" if programs.fits(pattern, value) else f"its program should return {pattern}"
-
-

@@ -30,6 +30,7 @@ where i.taken_seq is null and r.owner is null and r.status in ('waiting', 'cance
   and (r.due_at is null or r.due_at > ?)
   and (i.topic glob 'control:*' or exists (select 1 from json_each(r.waiting_for) where value = i.topic))
 """
+INBOX = "select id, run, topic, data from perdure_inbox where id > ? order by id"
 ENDED = {str(status) for status in TERMINAL}
 MAY_WAIT = {"waiting", "cancelling", "compensating"}
 
@@ -82,6 +83,7 @@ class Mirror:
         outcomes: Facts by (run, round, key): at most one each.
         observed: Number of durable outcomes by (run, round).
         ends: Runs in the order in which they ended.
+        messages: Signals by run, as topic and payload, in the order in which they were durable.
     """
 
     def __init__(self, path: str, latest: Callable[[], int], wrong: Callable[[str], None]) -> None:
@@ -95,10 +97,12 @@ class Mirror:
         self.begun: set[tuple[int, int, str, int | None]] = set()
         self.observed: dict[tuple[int, int], int] = defaultdict(int)
         self.ends: list[int] = []
+        self.messages: dict[int, list[tuple[str, str | None]]] = defaultdict(list)
         self.rounds: dict[int, int] = defaultdict(lambda: 1)
         self.times: dict[int, int] = defaultdict(int)
         self._version = -1
         self._last = 0
+        self._last_message = 0
 
     def refresh(self, batch: Sequence[Operation] = ()) -> list[str]:
         """
@@ -120,6 +124,10 @@ class Mirror:
             if row[3] == Kind.CONTINUED:
                 self._add_forgotten(row[1], row[2], batch)
             self._append(row[1], *row[2:])
+        for number, run_number, topic, data in self.connection.execute(INBOX, (self._last_message,)):
+            self._last_message = number
+            if topic.startswith("signal:"):
+                self.messages[run_number].append((topic, self.text(data)))
         for row in self.connection.execute(RUNS):
             run = Run(*row)
             before = self.runs.get(run.number)
@@ -135,6 +143,16 @@ class Mirror:
         for run_id, topic, due_at in self.connection.execute(FORGOTTEN, (self.latest(),)):
             self.wrong(f"I8: {run_id} waits for {topic}, which has come, and is due at {due_at}")
         return news or ["-"]
+
+    def text(self, stored: str | None) -> str | None:
+        """A payload as it was before it was perhaps put on the shelf of blobs."""
+        if stored is None or not stored.startswith("@"):
+            return stored
+        found = rows(self.connection, "select data from perdure_blobs where hash = ?", stored[1:])
+        if not found:
+            self.wrong(f"the blob {stored} is gone")
+            return None
+        return str(found[0][0])
 
     def _add_forgotten(self, number: int, seq: int, batch: Sequence[Operation]) -> None:
         """Add the entries that came with a continue_as_new, which dropped them in the same commit."""
@@ -158,7 +176,7 @@ class Mirror:
         last = facts[-1].seq if facts else 0
         if seq != last + 1:
             self.wrong(f"the journal of run {number} has a gap: {last} is followed by {seq}")
-        round_ = self.rounds[number]
+        round_, data = self.rounds[number], self.text(data)
         fact = Fact(round_, seq, kind, key, at, data, attempt)
         facts.append(fact)
         if kind in OUTCOMES:

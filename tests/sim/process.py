@@ -8,14 +8,15 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 import apsw
+from tests.sim.loop import Killed, Lane
 
 from perdure import App, WorkerOptions, current_step
 from perdure.errors import StoreError, StoreUnavailable
 from perdure.store.changes import Changes
 from perdure.store.operation import Operation
+from perdure.store.record import Record
 from perdure.testing.time import START, VirtualClock
 from perdure.worker.worker import Worker
-from tests.sim.loop import Killed, Lane
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -44,6 +45,7 @@ class Process(Lane):
     Attributes:
         number: Its worker's number in the database as last known; 0 for none.
         sickness: What commits fail with, and reads when it is "read".
+        refusing: Whether the next thing that a run has to store alone is refused for good.
     """
 
     def __init__(self, world: World, name: str, *, worker: WorkerOptions | None, version: int, skew: int) -> None:
@@ -55,13 +57,14 @@ class Process(Lane):
         self.sickness = ""
         self.sick_share = 0.0
         self.commit_fuse: tuple[int, str] | None = None
+        self.refusing = False
         self.ready = False
         self.leaving = False
         self.worker: Worker | None = None
         self._poked = False
         self.app = App(
             f"sqlite:///{world.path}", worker=worker, clock=VirtualClock(world.loop, START + skew),
-            changes=self.changes, inline_only=True, synchronous="OFF", probe=self._probe,
+            changes=self.changes, inline_only=True, synchronous="OFF", probe=self._probe, limits=world.limits,
         )  # fmt: skip
         self.flows = world.register(self)
         world.loop.lanes.append(self)
@@ -151,6 +154,10 @@ class Process(Lane):
             if self.sickness in SICKNESSES and world.chance.random() < self.sick_share:
                 raise SICKNESSES[self.sickness]()
             self._burn_at("before")
+            if self.refusing and len(batch) == 1 and isinstance(batch[0], Record) and batch[0].body is None:
+                self.refusing = False
+                problem = "simulated"
+                raise apsw.ConstraintError(problem)
 
     def _burn_at(self, place: str) -> None:
         if self.commit_fuse is None or self.commit_fuse[1] != place:

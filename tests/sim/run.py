@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from perdure import App, ids
 from tests.sim import invariants, workflows
 from tests.sim.world import World
+
+from perdure import App, ids
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - a folder in memory, used through tempfile
 
@@ -50,12 +51,14 @@ class Result:
         return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()
 
     def __str__(self) -> str:
-        return "\n  ".join((
-            f"seed {self.seed}: {len(self.violations)} violations. Replay it with: make sim SEED={self.seed}",
-            *self.violations[:10],
-            "faults:",
-            *self.faults,
-        ))
+        return "\n  ".join(
+            (
+                f"seed {self.seed}: {len(self.violations)} violations. Replay it with: make sim SEED={self.seed}",
+                *self.violations[:10],
+                "faults:",
+                *self.faults,
+            )
+        )
 
 
 def simulate(seed: int, *, tracing: bool = False) -> Result:

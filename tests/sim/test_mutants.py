@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.sim.run import simulate
 
 from perdure.engine.loop import RunFuture, RunTask
 from perdure.engine.steps import Steps
@@ -13,7 +14,6 @@ from perdure.engine.writer import Writer
 from perdure.store.queries import statements
 from perdure.store.record import Record
 from perdure.worker.worker import Worker
-from tests.sim.run import simulate
 
 pytestmark = pytest.mark.sim
 MOST_SEEDS = 60
@@ -37,10 +37,6 @@ def append_for_whoever_asks(patch):
 
 def finish_for_whoever_asks(patch):
     sql(patch, "finish", OWNED, "")
-
-
-def take_over_without_a_new_epoch(patch):
-    sql(patch, "expire_runs", "epoch = epoch + 1,", "")
 
 
 def claim_without_a_new_epoch(patch):
@@ -98,7 +94,7 @@ def drop_what_could_not_be_stored(patch):
 
 
 MUTANTS = [
-    park_without_a_look_at_the_inbox, append_for_whoever_asks, finish_for_whoever_asks, take_over_without_a_new_epoch,
+    park_without_a_look_at_the_inbox, append_for_whoever_asks, finish_for_whoever_asks,
     claim_without_a_new_epoch, never_tell_a_driver_that_it_lost_the_run, leave_received_signals_in_the_inbox,
     do_not_wake_on_a_signal, do_not_wake_the_parent, do_not_tell_the_parent, leave_the_children_of_a_failed_run_alone,
     begin_bodies_before_the_commit, hash_tasks_by_their_address,

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.sim.run import simulate
 
 pytestmark = pytest.mark.sim

@@ -12,9 +12,10 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from tests.sim.process import Flaky
+
 from perdure import Context, Retry, Step, SyncContext, Transaction, current_step
 from perdure.errors import ChildFailed, ReceiveTimedOut, StepInterrupted, StepTimedOut
-from tests.sim.process import Flaky
 
 if TYPE_CHECKING:
     from tests.sim.process import Process

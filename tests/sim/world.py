@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from perdure import WorkerOptions
-from perdure.errors import PerdureError, RunError, RunFinished, RunNotFound, StoreError
-from perdure.store.operation import Operation
-from perdure.testing.time import START
 from tests.sim import programs, workflows
 from tests.sim.faults import Chaos
 from tests.sim.loop import SimLoop
 from tests.sim.mirror import Mirror
 from tests.sim.process import MILLISECOND, Process
+
+from perdure import Limits, WorkerOptions
+from perdure.errors import IllegalMove, PerdureError, RunError, RunFinished, RunNotFound, StoreError
+from perdure.testing.time import START
 
 PATIENCE_S = 6.0
 QUIET_S = 150.0
@@ -88,6 +88,7 @@ class World:
             concurrency=rng.choice((1, 2, 5, 100)), cached_runs=rng.choice((0, 1, 100)), lease=self.lease,
             hold=rng.choice((0.0, 0.1, 2.0)), drain=rng.choice((0.05, 2.0)), most_takeovers=rng.choice((2, 4, 10)),
         )  # fmt: skip
+        self.limits = Limits(inline_bytes=rng.choice((40, 300, 32_768)))
         self.plans = [self._plan(f"r{place}") for place in range(rng.choice((2, 4, 6, 9)))]
         self.chaos = Chaos(self, Random(f"{seed}:chaos"))
         self.loop.before_step = self.chaos.before_step
@@ -140,8 +141,8 @@ class World:
         )  # fmt: skip
         self.processes = [other for other in self.processes if other.alive] + [process]
         self.graveyard.append(process)
-        with contextlib.suppress(TimeoutError):
-            await self.ask(process, process.boot)
+        process.spawn(process.boot())
+        await asyncio.sleep(0.01)
         return process
 
     graveyard: list[Process]
@@ -158,6 +159,8 @@ class World:
         async def run() -> None:
             try:
                 result = await make()
+            except asyncio.CancelledError:
+                return
             except Exception as error:  # noqa: BLE001 - it is the asker's
                 if not answer.done():
                     answer.set_exception(error)
@@ -165,7 +168,9 @@ class World:
                 if not answer.done():
                     answer.set_result(result)
 
-        process.spawn(run())
+        task = process.spawn(run())
+        if self.chance.random() < 0.1:
+            process.spawn(_lose_patience(task, self.chance.randrange(6)))
         async with asyncio.timeout(PATIENCE_S):
             return await answer
 
@@ -206,7 +211,9 @@ class World:
         errands = [self._start(plan, plan.at)]
         errands += [self._start(plan, plan.at + rng.uniform(0, 5)) for _ in range(rng.choice((0, 0, 1)))]
         for name in listens:
-            errands += [self._signal(plan.id, name, plan.at + rng.uniform(-1, 12)) for _ in range(rng.choice((0, 1, 3)))]
+            errands += [
+                self._signal(plan.id, name, plan.at + rng.uniform(-1, 12)) for _ in range(rng.choice((0, 1, 3)))
+            ]
         if rng.random() < 0.15:
             errands.append(self._cancel(plan, plan.at + rng.uniform(0, 8)))
         if rng.random() < 0.2:
@@ -237,7 +244,8 @@ class World:
             else:
                 try:
                     sent.accepted = await self.ask(
-                        process, lambda process=process, sent=sent: process.app.signal(run_id, name, sent.payload, key=key)
+                        process,
+                        lambda process=process, sent=sent: process.app.signal(run_id, name, sent.payload, key=key),
                     )
                 except StoreError:
                     # It says that nothing was stored.
@@ -260,11 +268,14 @@ class World:
 
     async def _pause(self, plan: Plan, at: float) -> None:
         await asyncio.sleep(at)
-        with contextlib.suppress(RunNotFound):
-            await self.insist(lambda process: pause(process, plan.id))
+        with contextlib.suppress(RunNotFound, RunFinished, IllegalMove):
+            await self.insist(lambda process: process.app.client.pause(plan.id, "asked for"))
         await asyncio.sleep(self.rng.uniform(0, 6))
-        with contextlib.suppress(RunNotFound):
-            await self.insist(lambda process: resume(process, plan.id))
+        await self._resume(plan.id)
+
+    async def _resume(self, run_id: str) -> None:
+        with contextlib.suppress(RunNotFound, IllegalMove):
+            await self.insist(lambda process: process.app.client.resume(run_id))
 
     async def _await_result(self, plan: Plan) -> None:
         """Wait for the result in the client's process, which never dies."""
@@ -365,31 +376,14 @@ class World:
                 return
             for run in open_:
                 if run.status == "paused":
-                    await self.insist(lambda process, run=run: resume(process, run.id))
+                    await self._resume(run.id)
                 for topic in json.loads(run.waiting_for or "[]"):
                     if topic.startswith("signal:"):
                         await self._signal(run.id, topic.removeprefix("signal:"), 0)
 
 
-async def pause(process: Process, run_id: str) -> None:
-    """Ask for a pause, or pause a run that nobody drives."""
-    client = process.app.client
-    row = await client.row(run_id)
-    now = process.app._clock.now()
-    reason = json.dumps({"code": "operator", "message": "asked for", "at": now})
-    operation = Operation(changed=(row.number,))
-    operation.add("ask_pause", run_id, json.dumps("asked for"), now)
-    operation.add("pause_idle", run_id, row.epoch, reason)
-    operation.add("note", run_id, row.epoch + 1, "paused", reason, now)
-    await client.store.apply(operation)
-
-
-async def resume(process: Process, run_id: str) -> None:
-    """Let a paused run go on."""
-    client = process.app.client
-    row = await client.row(run_id)
-    now = process.app._clock.now()
-    operation = Operation(changed=(row.number,), makes_due=True)
-    operation.add("resume", run_id, row.epoch, now)
-    operation.add("note", run_id, row.epoch + 1, "resumed", None, now)
-    await client.store.apply(operation)
+async def _lose_patience(task: asyncio.Task[Any], turns: int) -> None:
+    """Cancel what was asked for in the middle of it, as a web server does when its caller hangs up."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()

@@ -7,8 +7,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from storekit.database import Database  # noqa: E402 - after the path to it
-from storekit.kinds import KINDS, SqliteFile  # noqa: E402 - as above
+from storekit.database import Database
+from storekit.kinds import KINDS, SqliteFile
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)

@@ -318,9 +318,7 @@ def test_a_full_disk_loses_nothing_and_is_told(kind, probe):
         pages = store._writer.execute("pragma page_count").get
         store._writer.execute(f"pragma max_page_count = {pages}")
         large = Operation([line("add_blob", hash="h", size=1, data='"' + "x" * 200_000 + '"')])
-        answers = await asyncio.gather(
-            store.apply(Operation([start("b")])), store.apply(large), return_exceptions=True
-        )
+        answers = await asyncio.gather(store.apply(Operation([start("b")])), store.apply(large), return_exceptions=True)
         assert [type(answer) for answer in answers] == [StoreFull, StoreFull]
         assert all(answer.retryable for answer in answers)
         assert runs(kind.path) == ["a"]

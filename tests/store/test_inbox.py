@@ -154,7 +154,10 @@ def test_a_childs_large_result_comes_with_the_message(db):
     db.worker()
     parent = db.owned("p")
     big = {name: json.dumps(name * 200) for name in ("output", "error")}
-    for name, end in (("output", (Status.COMPLETED, big["output"], None)), ("error", (Status.FAILED, None, big["error"]))):
+    for name, end in (
+        ("output", (Status.COMPLETED, big["output"], None)),
+        ("error", (Status.FAILED, None, big["error"])),
+    ):
         db.child(name, parent)
         db.apply(claim(1))
         child = db.row(name)

@@ -163,7 +163,7 @@ def test_a_batch_does_what_its_operations_do_in_some_order(seed):
     """Two operations on one run in one commit would see halves of each other."""
     for history in range(5):
         model = Model()
-        generator = Generator(model, f"order {seed} {history}")
+        generator = Generator(model, f"order {seed} {history}", orderly=True)
         for _ in range(100):
             operations = generator.batch(3)
             before = model.copy()

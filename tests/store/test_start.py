@@ -155,7 +155,9 @@ def test_an_owner_shelves_what_is_too_large_for_a_row(db):
         assert at.startswith("@")
         assert db.rows("blob", at[1:]) == [(big[name],)]
     assert db.journal("a")[1].data == "1"
-    owners = db.run(db.store.select("select r.id, b.hash from perdure_blob_refs b join perdure_runs r on r.number = b.run"))
+    owners = db.run(
+        db.store.select("select r.id, b.hash from perdure_blob_refs b join perdure_runs r on r.number = b.run")
+    )
     assert set(owners) == {("a", stored["entry"][1:]), ("c", stored["input"][1:]), ("a", stored["output"][1:])}
 
 

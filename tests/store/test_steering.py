@@ -125,7 +125,17 @@ def test_a_forks_child_belongs_to_the_fork(db):
     """A fork would wait for children of the run that it was forked from, or have none."""
     fork = db.queued("f")
     db.apply(
-        line("fork_child", id="f/c", workflow="v", input="3", seed=9, now=NOW, deadline_at=NOW + 8, detached=1, parent="f")
+        line(
+            "fork_child",
+            id="f/c",
+            workflow="v",
+            input="3",
+            seed=9,
+            now=NOW,
+            deadline_at=NOW + 8,
+            detached=1,
+            parent="f",
+        )
     )
     child = db.row("f/c")
     assert (child.parent, child.root, child.status, child.due_at) == (fork.number, fork.number, "queued", NOW)

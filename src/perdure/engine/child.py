@@ -51,10 +51,17 @@ class Takes3(Protocol[A_contra, B_contra, C_contra, R_co]):
 
 
 class Child(Generic[R]):
-    """A child run that this workflow started."""
+    """
+    A child run that this workflow started.
+
+    Attributes:
+        id: The child's.
+        bound: Whether giving up the wait for it cancels it, as with ctx.call.
+    """
 
     def __init__(self, machine: Machine, key: str, child_id: str, workflow: Workflow[..., R]) -> None:
         self.id = child_id
+        self.bound = False
         self._machine = machine
         self._key = key
         self._workflow = workflow
@@ -62,7 +69,7 @@ class Child(Generic[R]):
 
     async def result(self) -> R:
         """
-        Wait for the child to end.
+        Wait for the child to end. A wait that is given up, say at a timeout, may be begun again.
 
         Raises:
             ChildFailed: It failed or was cancelled; its own error is in ``cause``.
@@ -70,6 +77,6 @@ class Child(Generic[R]):
         """
         if self._end is None:
             self._end = self._machine.wait_for_child(self._key, self.id, self._workflow.name)
-        text = await self._end
+        text = await (self._end if self.bound else asyncio.shield(self._end))
         result: R = self._workflow.call.returns.decode(text, f"The result of child run {self.id!r}")
         return result

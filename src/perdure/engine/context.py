@@ -243,7 +243,7 @@ class Context:
     async def call(self, workflow: str, /, *args: Any, **options: Unpack[ChildOptions]) -> Any: ...
     async def call(self, workflow: Any, /, *args: Any, **options: Any) -> Any:
         """
-        Run a workflow as a child and wait for its result.
+        Run a workflow as a child and wait for its result. Giving up the wait cancels a child that is not detached.
 
         Args:
             workflow: A registered workflow, or its name.
@@ -255,6 +255,7 @@ class Context:
             StartConflict: The id given belongs to another run.
         """
         child = await self.start(workflow, *args, **options)
+        child.bound = not options.get("detached")
         return await child.result()
 
     @overload

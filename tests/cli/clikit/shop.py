@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from datetime import date
 from pathlib import Path
 
 from perdure import App, Context, SyncContext
@@ -37,6 +38,16 @@ def read_pipe_in_thread() -> str:
 async def buy(ctx: Context, item: str, count: int = 1) -> dict:
     each = await ctx.step(price, item)
     return {"item": item, "total": each * count}
+
+
+@app.workflow
+async def basket(ctx: Context, *items: str, wrapped: bool = False, **notes: str) -> int:
+    return len(items)
+
+
+@app.workflow
+async def book(ctx: Context, day: date, seats: set[int], stamp: bytes = b"") -> None:
+    pass
 
 
 @app.workflow

@@ -219,7 +219,8 @@ async def until_file(name: str, size: int = 0) -> str:
     diary.note()
     folder, life = diary.folder(), diary.life()
     (folder / f"{name}-begun-{life}").touch()
-    while not ((folder / name).exists() or (folder / f"{name}-{life}").exists()):
+    files = folder / name, folder / f"{name}-{life}"
+    while not any(file.exists() for file in files):  # noqa: ASYNC110 - another process makes them
         await asyncio.sleep(0.005)
     return "x" * size or name
 

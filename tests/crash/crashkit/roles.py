@@ -213,7 +213,8 @@ async def _pause_running(app: App) -> Any:
     folder = diary.folder()
     if not await _did(run, "paused"):
         begun = folder / f"go-begun-{diary.life()}"
-        while not begun.exists() and (await run.info()).status not in {"paused", "completed"}:
+        over = {"paused", "completed"}
+        while not begun.exists() and (await run.info()).status not in over:  # noqa: ASYNC110 - no event tells of it
             await asyncio.sleep(0.002)
         await _send(app.client.pause("working", "have a look"))
     (folder / "go").touch()
@@ -224,7 +225,7 @@ async def _pause_running(app: App) -> Any:
 
 
 async def _until(run: RunHandle[Any], *statuses: str) -> None:
-    while (await run.info()).status not in statuses:
+    while (await run.info()).status not in statuses:  # noqa: ASYNC110 - no event tells of a park
         await asyncio.sleep(0.002)
 
 

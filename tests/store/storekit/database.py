@@ -174,5 +174,7 @@ class Database:
         }.get(status, ("running", str(status)))
         for step in path:
             ended = NOW if step in TERMINAL else None
-            self.sql("update perdure_runs set status = ?, due_at = null, finished_at = ? where id = ?", step, ended, run_id)
+            self.sql(
+                "update perdure_runs set status = ?, due_at = null, finished_at = ? where id = ?", step, ended, run_id
+            )
         return self.row(run_id)

@@ -27,10 +27,12 @@ class Generator:
     Args:
         seed: The same seed and the same answers give the same operations.
         most_runs: About how many there may be at once; then more are removed.
+        orderly: An owner waits for its commit before it writes again, as drivers do.
     """
 
-    def __init__(self, model: Model, seed: object, most_runs: int = 40) -> None:
+    def __init__(self, model: Model, seed: object, most_runs: int = 40, *, orderly: bool = False) -> None:
         self.model = model
+        self.orderly = orderly
         self.chance = random.Random(str(seed))
         self.most_runs = most_runs
         self.now = NOW
@@ -139,9 +141,8 @@ class Generator:
             return self.start()
         number, epoch = row["number"], row["epoch"]
         if late:
-            epoch += self.chance.choice((-1, -1, 0, 1))
-        if number in self.written and self.happens(0.97):
-            # A driver waits for its commit; two with the same entries are a mistake, or one of them is late.
+            epoch += self.chance.choice((-1, -1, 1) if self.orderly else (-1, -1, 0, 1))
+        if number in self.written and (self.orderly or self.happens(0.97)):
             return self.send()
         self.written.add(number)
         record = Record(number, row["id"], epoch, INLINE_BYTES)

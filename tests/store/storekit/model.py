@@ -330,9 +330,7 @@ class Model:
 
     def pause_own(self, run, epoch, reason):
         if row := self.owned(run, epoch):
-            self.change(
-                row, status="paused", reason=reason, owner=None, due_at=None, waiting_for=None, epoch=epoch + 1
-            )
+            self.change(row, status="paused", reason=reason, owner=None, due_at=None, waiting_for=None, epoch=epoch + 1)
 
     def _wake(self, row, topic, now):
         if not row or row["owner"] is not None or row["status"] not in AT_REST:
@@ -446,7 +444,9 @@ class Model:
             yield "claimed", *(row[name] for name in Claimed._fields)
 
     def expire_runs(self, now, most_takeovers, reason):
-        alive = {number for number, row in self.workers.items() if row["state"] == "alive" and row["lease_until"] >= now}
+        alive = {
+            number for number, row in self.workers.items() if row["state"] == "alive" and row["lease_until"] >= now
+        }
         for row in self.runs.values():
             if row["owner"] is None or row["owner"] in alive:
                 continue

@@ -317,7 +317,11 @@ def test_failing_user_code_is_reported_as_such():
         codec_for(Strange).encode(1, "It")
 
 
-@pytest.mark.parametrize("annotation", [object(), type(os), list["Nowhere"]], ids=["an object", "a module", "an unknown name"])  # noqa: F821
+@pytest.mark.parametrize(
+    "annotation",
+    [object(), type(os), list["Nowhere"]],  # noqa: F821
+    ids=["an object", "a module", "an unknown name"],
+)
 def test_annotations_without_a_form_are_named(annotation):
     """The user would see pydantic's internals instead of the annotation at fault."""
     with pytest.raises(NotSerializable, match="The result cannot be stored as JSON: pydantic has no form for"):

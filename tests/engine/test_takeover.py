@@ -1,0 +1,240 @@
+"""Several workers on one file: a run has one owner, wherever its coroutine once stood."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from perdure import Context, Retry, current_step
+from perdure.errors import StepTimedOut
+from perdure.store.changes import Changes
+
+
+async def block(ctx: Context, seconds: float) -> None:
+    await ctx.step("hold", lambda: asyncio.sleep(seconds))
+
+
+async def crew(lab, stack, *workflows, count=2, **options):
+    """Several workers of one run each, on the same file."""
+    changes = Changes()
+    apps = [lab.app(*workflows, changes=changes, cached_runs=10, options={"concurrency": 1}, **options) for _ in range(count)]
+    for app in apps:
+        await stack.enter_async_context(app)
+    return apps
+
+
+def test_a_coroutine_that_stood_still_meanwhile_is_not_used(lab):
+    """I1: a worker would go on with a parked coroutine although another one drove the run in between."""
+    places = []
+
+    async def flow(ctx: Context) -> list[int]:
+        out = []
+        for n in range(3):
+            out.append(await ctx.step("where", lambda n=n: places.append(n) or n))
+            await ctx.sleep(100)
+        return out
+
+    async def main():
+        async with AsyncExitStack() as stack:
+            first, second = await crew(lab, stack, flow, block)
+            handle = await first.start("flow", id="r")
+            await lab.until(first, "r", "waiting")
+            assert first.worker.statistics["parked"] == 1
+            await first.start("block", 150.0)  # so that the second takes the run up at 100 s
+            await asyncio.sleep(101 - lab.seconds())
+            assert second.worker.statistics["parked"] == 1
+            await asyncio.sleep(151 - lab.seconds())
+            await second.start("block", 300.0)  # so that the first takes it up again at 200 s
+            ended = await lab.ended(first, "r")
+            assert (await handle.result(), places, ended.seconds) == ([0, 1, 2], [0, 1, 2], 300)
+            assert [event.seq for event in ended.events] == list(range(1, len(ended.events) + 1))
+            owners = await lab.sql(first, "select epoch from perdure_runs where id = 'r'")
+            assert owners[0][0] >= 4
+
+    lab.play(main)
+
+
+def test_a_parked_coroutine_goes_on_where_it_stood(lab):
+    """A worker that parked a run would replay it although nobody owned it in between."""
+    begun = []
+
+    async def flow(ctx: Context) -> int:
+        begun.append(1)
+        await ctx.sleep(100)
+        await ctx.sleep(100)
+        return len(begun)
+
+    async def main():
+        async with lab.worker(flow, cached_runs=10) as app:
+            assert await (await app.start("flow")).result() == 1
+
+    lab.play(main)
+
+
+def test_eviction_is_not_seen(lab):
+    """A run whose coroutine had to make room would not go on, or see its eviction."""
+    seen = []
+
+    async def flow(ctx: Context, n: int) -> int:
+        try:
+            await ctx.sleep(100 + n)
+        except BaseException as error:
+            seen.append(type(error).__name__)
+            raise
+        finally:
+            await ctx.step("after", lambda: None)
+        return n
+
+    async def main():
+        async with lab.worker(flow, cached_runs=2) as app:
+            handles = [await app.start("flow", n) for n in range(6)]
+            assert [await handle.result() for handle in handles] == list(range(6))
+            ended = await lab.ended(app, handles[0].id)
+            assert [event.kind for event in ended.events] == ["timer_set", "timer_fired", "step_completed", "completed"]
+
+    lab.play(main)
+
+
+def test_steps_of_a_zombie_count_for_nothing(lab):
+    """I1: a body that ends after its worker was declared dead would be recorded beside the new owner's."""
+    ran = []
+
+    async def body() -> str:
+        ran.append(1)
+        me = len(ran)
+        await asyncio.sleep(1000 if me == 1 else 5)
+        return f"by {me}"
+
+    async def flow(ctx: Context) -> str:
+        return await ctx.step(body)
+
+    async def main():
+        changes = Changes()
+        async with lab.app(flow, changes=changes, lease=30) as zombie:
+            await zombie.start("flow", id="r")
+            await asyncio.sleep(1)
+            zombie.worker._sweep_timer.cancel()  # its heart stops, its body goes on
+            async with lab.app(flow, changes=changes, lease=30) as heir:
+                ended = await lab.ended(heir, "r", "flow")
+                assert (ended.value, len(ran)) == ("by 2", 2)
+                await asyncio.sleep(2000)
+                assert await lab.journal(heir, "r") == ended.events
+
+    lab.play(main)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_total_timeout_counts_from_the_first_attempt(lab, restart):
+    """The time for all attempts would begin anew with every worker."""
+    attempts = []
+
+    def broken() -> None:
+        attempts.append(current_step().attempt)
+        raise ValueError
+
+    async def flow(ctx: Context) -> None:
+        await ctx.step("s", broken, retry=Retry(max_attempts=None, delay=50, backoff=1, jitter=0), total_timeout=120)
+
+    async def main():
+        async with lab.worker(flow) as app:
+            await app.start("flow", id="r")
+            await asyncio.sleep(10)
+            if not restart:
+                await app.handle("r").info()
+                await asyncio.sleep(300)
+        async with lab.worker(flow) as app:
+            ended = await lab.ended(app, "r")
+            assert (type(ended.error), attempts, ended.seconds) == (StepTimedOut, [1, 2, 3], 100)
+
+    lab.play(main)
+
+
+def test_a_delayed_start(lab):
+    """A run started with a delay would begin at once, or its time and deadline count from its beginning."""
+
+    async def flow(ctx: Context) -> str:
+        begun = ctx.now()
+        await ctx.sleep(1000)
+        return str(begun)
+
+    async def main():
+        async with lab.worker(flow) as app:
+            handle = await app.start("flow", delay=60, timeout=100)
+            info = await handle.info()
+            assert (info.status, info.started_at) == ("queued", None)
+            ended = await lab.ended(app, handle.id)
+            assert (ended.seconds, ended.info.started_at.second) == (100, 40)
+            assert (ended.info.started_at - ended.info.created_at).total_seconds() == 60
+
+    lab.play(main)
+
+
+def test_more_runs_than_a_worker_takes(lab):
+    """Runs beyond a worker's concurrency would be lost, or driven all the same."""
+    now, most = [], []
+
+    async def body(n: int) -> int:
+        now.append(n)
+        most.append(len(now))
+        await asyncio.sleep(10)
+        now.remove(n)
+        return n
+
+    async def flow(ctx: Context, n: int) -> int:
+        return await ctx.step(body, n)
+
+    async def main():
+        async with lab.worker(flow, options={"concurrency": 3}) as app:
+            handles = [await app.start("flow", n) for n in range(10)]
+            assert [await handle.result() for handle in handles] == list(range(10))
+            assert (max(most), lab.seconds()) == (3, 40)
+
+    lab.play(main)
+
+
+def test_leaving_lets_bodies_end_and_gives_runs_back(lab):
+    """A worker that stops would cut off bodies that need a moment, begin new ones, or keep its runs."""
+    ran = []
+
+    async def body(n: int) -> int:
+        ran.append(n)
+        await asyncio.sleep(5)
+        return n
+
+    async def flow(ctx: Context) -> list[int]:
+        return [await ctx.step(body, n) for n in range(3)]
+
+    async def main():
+        async with lab.worker(flow) as app:
+            await app.start("flow", id="r")
+            await asyncio.sleep(1)
+        assert (ran, lab.seconds()) == ([0], 5)
+        async with lab.worker(flow) as app:
+            info = await app.handle("r").info()
+            ended = await lab.ended(app, "r")
+            assert (ended.value, ran, ended.seconds, info.takeovers) == ([0, 1, 2], [0, 1, 2], 15, 0)
+
+    lab.play(main)
+
+
+def test_leaving_does_not_wait_for_ever(lab):
+    """A body that takes longer than the drain time would keep its worker from stopping, or be lost."""
+    ran = []
+
+    async def body() -> str:
+        ran.append(1)
+        await asyncio.sleep(10_000 if len(ran) == 1 else 1)
+        return "second"
+
+    async def flow(ctx: Context) -> str:
+        return await ctx.step(body)
+
+    async def main():
+        async with lab.worker(flow, options={"drain": 20}) as app:
+            await app.start("flow", id="r")
+            await asyncio.sleep(1)
+        assert lab.seconds() == 21
+        async with lab.worker(flow) as app:
+            assert ((await lab.ended(app, "r")).value, len(ran)) == ("second", 2)
+
+    lab.play(main)
