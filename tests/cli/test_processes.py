@@ -99,9 +99,14 @@ def test_a_chosen_id_is_free_again_after_a_crash(shop, pipe):
 
 def test_a_worker_makes_a_new_database_only(terminal):
     """A worker would change a schema that an operator wanted to migrate himself."""
-    worker = terminal.start("worker", "clikit.shop:app", "--json", "--url", "sqlite:///new.db")
-    assert worker.line()["event"] == "ready"
+    worker = terminal.start("worker", "clikit.shop:app", "--url", "sqlite:///new.db")
+    ready = worker.text()
+    assert ready.startswith("Worker ")
+    assert "is ready: basket, blocked, " in ready
+    assert " on sqlite:///new.db. " in ready
     worker.send(signal.SIGTERM)
+    assert worker.text() == "Draining: 0 runs are being driven.\n"
+    assert worker.text() == "Stopped. All runs are stored as they stand.\n"
     assert worker.wait() == 0
     terminal.damage("create table mine (x)")
     refused = terminal.start("worker", "clikit.shop:app", "--json", "--url", terminal.url)

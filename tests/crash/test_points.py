@@ -2,7 +2,7 @@
 
 import pytest
 from crashkit import roles
-from crashkit.check import NOTHING, check, check_all_ended, check_deeds, recorded, shape
+from crashkit.check import NOTHING, check, check_all_ended, check_deeds, check_nothing_runs_ahead, recorded, shape
 from crashkit.harness import Place
 
 pytestmark = pytest.mark.crash
@@ -67,6 +67,7 @@ def test_kill_at_a_commit_leaves_the_same_end(place, undisturbed, statement, mom
         known.check_not_again(place.deeds()[begun:])
         with place.scene() as scene:
             check(scene)
+            check_nothing_runs_ahead(scene, place.deeds())
             known, begun = recorded(scene), len(place.deeds())
         assert code in {0, -9}, str(child)
         deaths += code != 0

@@ -93,7 +93,7 @@ def test_worker_stopped_inside_a_transaction_holds_up_the_others_but_loses_nothi
 
 def test_blocked_loop_is_reported_but_not_robbed(place: Place):
     """A long computation on the loop would cost a live worker its run, or go unnoticed."""
-    worker = place.start(roles.worker, worker=LEASE | {"blocked": 0.2})
+    worker = place.start(roles.worker, worker={"lease": 1.0, "blocked": 0.2})
     number = worker.expect("ready")
     client = place.start(roles.client)
     client.expect("ready")
@@ -104,7 +104,7 @@ def test_blocked_loop_is_reported_but_not_robbed(place: Place):
     place.until(lambda: "spin_until" in worker.logged(), "the stack that blocks the loop")
     assert "the event loop has been blocked" in worker.logged()
     begun = place.value("select heartbeat_at from perdure_workers where number = ?", number)
-    still = "select heartbeat_at - ? >= 3 * 500000 from perdure_workers where number = ?"
+    still = "select heartbeat_at - ? >= 3 * 1000000 from perdure_workers where number = ?"
     place.until(lambda: place.value(still, begun, number), "three leases")
     assert place.rows("select owner, epoch, takeovers from perdure_runs") == [(number, 1, 0)]
 

@@ -117,7 +117,7 @@ def test_none_is_a_result(lab):
 
 
 def test_a_steps_type_decides_how_it_is_stored(lab):
-    """1-6: a serialiser declared for one step's result would not be applied, or only on replay (I5)."""
+    """1-6, 3-14: a serialiser declared for one step's result would not be applied, or only on replay (I5)."""
 
     async def flow(ctx: Context) -> list[str]:
         before = await ctx.step("loud", lambda: "quiet", returns=Loud)

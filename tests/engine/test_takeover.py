@@ -17,7 +17,10 @@ async def block(ctx: Context, seconds: float) -> None:
 async def crew(lab, stack, *workflows, count=2, **options):
     """Several workers of one run each, on the same file."""
     changes = Changes()
-    apps = [lab.app(*workflows, changes=changes, cached_runs=10, options={"concurrency": 1}, **options) for _ in range(count)]
+    apps = [
+        lab.app(*workflows, changes=changes, cached_runs=10, options={"concurrency": 1}, **options)
+        for _ in range(count)
+    ]
     for app in apps:
         await stack.enter_async_context(app)
     return apps

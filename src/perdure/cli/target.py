@@ -46,7 +46,7 @@ def check_there(url: str) -> None:
     Raises:
         StoreUnavailable: There is no such file.
     """
-    if False:
+    if is_new(url):
         problem = (
             f"There is no database {sqlite_path(url)}. Check the name; `perdure db migrate` makes a new one, and so "
             "does `perdure worker`."

@@ -11,6 +11,7 @@ from perdure.clock import Clock
 from perdure.codec.payload import Payloads
 from perdure.engine.definition import Registry
 from perdure.model.limits import Limits
+from perdure.model.run import Claimed
 from perdure.store.operation import Done, Operation
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class Host(Protocol):
 
     def left(self, driver: Driver) -> None:
         """The driver no longer owns its run: it ended, was paused, parked, released or lost."""
+
+    def give_up(self, run: Claimed, error: Exception) -> None:
+        """What a run has to store is refused for good: pause it, so that it is nobody's in silence."""
 
     def check_child(self, driver: Driver, child: ChildStart) -> None:
         """The child's id was taken: find out by whom, and tell the driver."""

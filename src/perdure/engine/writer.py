@@ -10,7 +10,7 @@ from perdure import ids
 from perdure.engine.host import Host
 from perdure.engine.machine import ChildStart, Machine
 from perdure.engine.request import ChildRequest
-from perdure.errors import PerdureError, StoreError
+from perdure.errors import Overloaded, PerdureError, StoreError
 from perdure.model.run import Claimed, Message
 from perdure.store.operation import Row
 from perdure.store.record import Record
@@ -123,9 +123,10 @@ class Writer:
         written(taken)
 
     def _try_again(self, record: Record, written: Written, error: Exception) -> None:
-        if not (isinstance(error, StoreError) and error.retryable):
+        if not (isinstance(error, Overloaded) or (isinstance(error, StoreError) and error.retryable)):
             log.error("run %s cannot be stored and is given up here: %s", self.run.id, error)
             self._lost()
+            self._host.give_up(self.run, error)
             return
         delay = RETRY_COMMIT_S[min(self._failures, len(RETRY_COMMIT_S) - 1)]
         self._failures += 1

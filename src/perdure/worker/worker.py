@@ -17,7 +17,7 @@ from perdure.engine.definition import Registry
 from perdure.engine.drive import Driver
 from perdure.engine.machine import ChildStart
 from perdure.engine.request import child_topic
-from perdure.errors import StoreError
+from perdure.errors import StoreClosed, StoreError
 from perdure.model.entry import Entry
 from perdure.model.limits import Limits
 from perdure.model.run import Claimed, Message, RunRow
@@ -360,6 +360,16 @@ class Worker:
         """Let `stop` go on when nothing is driven, read or claimed any more."""
         if self._quiet and not (self._drivers or self._loading or self._claiming):
             self._quiet.set()
+
+    def give_up(self, run: Claimed, error: Exception) -> None:
+        """What a run has to store is refused for good: pause it, so that it is nobody's in silence."""
+        if not isinstance(error, StoreClosed):
+            self._spawn(self._pause, run, error)
+
+    async def _pause(self, run: Claimed, error: Exception) -> None:
+        code, now = getattr(error, "code", StoreError.code), self.clock.now()
+        reason = json.dumps({"code": code, "message": str(error), "at": now, "seq": None})
+        await self.store.apply(Operation([("pause_own", (run.number, run.epoch, reason))], changed=(run.number,)))
 
     def check_child(self, driver: Driver, child: ChildStart) -> None:
         """A child's id was taken: find out by whom."""

@@ -120,11 +120,15 @@ class Process:
             env=environment | {"PYTHONPATH": path} | env,
         )  # fmt: skip
 
+    def text(self) -> str:
+        """The next line of its output."""
+        line = self._process.stdout.readline().decode()
+        assert line, f"no more output\n{self.errors}"
+        return line
+
     def line(self) -> Any:
         """The next line of its output, which is JSON."""
-        text = self._process.stdout.readline()
-        assert text, f"no more output\n{self.errors}"
-        return json.loads(text)
+        return json.loads(self.text())
 
     def lines(self) -> list[Any]:
         """All lines until it ends."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import apsw
-from crashkit.diary import Deed
 
+from crashkit.diary import Deed
 from perdure.clock import SystemClock
 from perdure.model.finding import Finding
 from perdure.model.limits import Limits
@@ -148,6 +148,18 @@ def recorded(database: apsw.Connection) -> Recorded:
         {(run, key) for run, key, kind, _ in rows if kind in {"step_completed", "step_failed"}},
         {(run, key, attempt) for run, key, kind, attempt in rows if kind == "attempt_failed"},
     )
+
+
+def check_nothing_runs_ahead(database: apsw.Connection, deeds: list[Deed]) -> None:
+    """I2: where one step follows another, a body has begun only after all earlier outcomes were recorded."""
+    ended = recorded(database).ended
+    of_one_step_at_a_time = {
+        run
+        for (run,) in database.execute("select id from perdure_runs where workflow in ('invoice', 'plain', 'rounds')")
+    }
+    begun = Counter(run for run, _ in {deed[1:3] for deed in deeds} - ended if run in of_one_step_at_a_time)
+    ahead = {run: steps for run, steps in begun.items() if steps > 1}
+    assert not ahead, f"has begun more than one step whose outcomes are not recorded: {ahead}"
 
 
 def check_deeds(database: apsw.Connection, deeds: list[Deed], *, most: int) -> None:

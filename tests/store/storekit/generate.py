@@ -27,7 +27,8 @@ class Generator:
     Args:
         seed: The same seed and the same answers give the same operations.
         most_runs: About how many there may be at once; then more are removed.
-        orderly: An owner waits for its commit before it writes again, as drivers do.
+        orderly: An owner waits for its commit before it writes again, as drivers do, and within a batch time
+            stands still.
     """
 
     def __init__(self, model: Model, seed: object, most_runs: int = 40, *, orderly: bool = False) -> None:
@@ -47,10 +48,12 @@ class Generator:
     def batch(self, size: int) -> list[Operation]:
         """Operations that all know the state before them, but not what the others of the batch do."""
         self.written = set()
+        self.now += self.chance.randrange(1, 60)
         return [self.operation() for _ in range(size)]
 
     def operation(self) -> Operation:
-        self.now += self.chance.randrange(1, 30)
+        if not self.orderly:
+            self.now += self.chance.randrange(1, 30)
         if not self.model.workers:
             return self.register()
         kinds = dict(self.kinds)
