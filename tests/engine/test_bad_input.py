@@ -41,9 +41,11 @@ async def alive(app) -> bool:
         lambda app: app.workflow(name="a/b")(healthy), lambda app: app.workflow(timeout=-1)(healthy),
         lambda app: app.workflow(timeout=0)(healthy), lambda app: app.workflow(grace="soon")(healthy),
         lambda app: app.workflow(retries=3)(healthy), lambda app: app.step(7), lambda app: app.step(retry=3)(print),
-        lambda app: app.step(timeout=0)(print), lambda app: app.step(timeout="1")(print), lambda app: app.step(nme="x")(print),
+        lambda app: app.step(timeout=0)(print), lambda app: app.step(timeout="1")(print),
+        lambda app: app.step(nme="x")(print),
         lambda app: app.step(name="a#3")(print), lambda app: app.step(name=7)(print),
-        lambda app: Retry(max_attempts=0), lambda app: Retry(backoff=0.5), lambda app: Retry(jitter=2), lambda app: Retry(delay=-1),
+        lambda app: Retry(max_attempts=0), lambda app: Retry(backoff=0.5), lambda app: Retry(jitter=2),
+        lambda app: Retry(delay=-1),
         lambda app: Retry(cap="x"), lambda app: Limits(payload_bytes=0), lambda app: WorkerOptions(concurrency=0),
         lambda app: WorkerOptions(lease=0.01), lambda app: App("mysql://x"), lambda app: App("orders.db"),
     ],
@@ -122,7 +124,7 @@ def test_the_same_id_again(lab):
 
 
 def test_a_run_whose_workflow_nobody_knows(lab):
-    """A run of a workflow that no worker has would be claimed, failed or lost, instead of waiting for one that has it."""
+    """A run of a workflow that no worker has would be claimed, failed or lost instead of waiting for one."""
 
     async def main():
         async with lab.app(healthy).connected() as app:
@@ -163,30 +165,44 @@ def test_an_app_that_is_not_open(lab):
 
 
 # --------------------------------------------------------------------------------- steps that misbehave
-@pytest.mark.parametrize("how", ["swallows", "cancels itself", "exits", "interrupts", "leaks a task", "generator exit"])
-def test_bodies_that_misbehave(lab, how):
-    """A body that swallows or raises what ends processes would take the worker down, or hang its run."""
-    tasks = []
+async def swallows() -> None:
+    for _ in range(3):
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            continue
 
-    async def body() -> str:
-        if how == "swallows":
-            for _ in range(3):
-                try:
-                    await asyncio.sleep(100)
-                except asyncio.CancelledError:
-                    continue
-        elif how == "cancels itself":
-            asyncio.current_task().cancel()
-            await asyncio.sleep(1)
-        elif how == "exits":
-            raise SystemExit(3)
-        elif how == "generator exit":
-            raise GeneratorExit
-        elif how == "interrupts":
-            raise asyncio.CancelledError("by hand")
-        elif how == "leaks a task":
-            tasks.append(asyncio.create_task(asyncio.sleep(10)))
-        return "ended"
+
+async def cancels_itself() -> None:
+    asyncio.current_task().cancel()
+    await asyncio.sleep(1)
+
+
+def raising(error: BaseException):
+    async def body() -> None:
+        raise error
+
+    return body
+
+
+LEAKED = []
+
+
+async def leaks_a_task() -> str:
+    LEAKED.append(asyncio.create_task(asyncio.sleep(10)))
+    return "ended"
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        (swallows, "StepTimedOut"), (cancels_itself, "RecordedError"), (raising(SystemExit(3)), "SystemExit"),
+        (raising(GeneratorExit()), "GeneratorExit"), (raising(asyncio.CancelledError("by hand")), "RecordedError"),
+        (leaks_a_task, "ended"),
+    ],
+)  # fmt: skip
+def test_bodies_that_misbehave(lab, body, outcome):
+    """A body that swallows or raises what ends processes would take the worker down, or hang its run."""
 
     async def flow(ctx: Context) -> str:
         try:
@@ -198,10 +214,7 @@ def test_bodies_that_misbehave(lab, how):
     async def main():
         async with lab.worker(flow, healthy) as app:
             ended = await lab.ended(app, (await app.start("flow")).id, "flow")
-            assert ended.value == {
-                "swallows": "StepTimedOut", "cancels itself": "RecordedError", "exits": "SystemExit",
-                "interrupts": "RecordedError", "leaks a task": "ended", "generator exit": "GeneratorExit",
-            }[how]  # fmt: skip
+            assert ended.value == outcome
             assert await alive(app)
             await lab.check_replay(app, ended, "flow")
 
@@ -249,8 +262,10 @@ def test_misused_steps(lab):
         out = []
         for call in (
             lambda: ctx.step(7), lambda: ctx.step("name"), lambda: ctx.step("name", 7), lambda: ctx.step("a/b", print),
-            lambda: ctx.step("name", print, "argument"), lambda: ctx.step("name", print, retries=3), lambda: ctx.step(None),
-            lambda: ctx.step("name", print, name="other"), lambda: ctx.step("", print), lambda: ctx.transaction(7),
+            lambda: ctx.step("name", print, "argument"), lambda: ctx.step("name", print, retries=3),
+            lambda: ctx.step(None),
+            lambda: ctx.step("name", print, name="other"), lambda: ctx.step("", print),
+            lambda: ctx.transaction(7),
             lambda: ctx.step("name", print, timeout=-1),
         ):  # fmt: skip
             try:
@@ -393,8 +408,9 @@ def test_blocking_calls_say_what_to_do(lab, what):
                 await asyncio.create_subprocess_shell("true")
             else:
                 asyncio.run(healthy(ctx))
-        except (BlockingCall, RuntimeError):
-            return await ctx.step("x", lambda: type(error).__name__)
+        except (BlockingCall, RuntimeError) as error:
+            name = type(error).__name__
+            return await ctx.step("x", lambda: name)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)

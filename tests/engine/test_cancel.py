@@ -416,10 +416,8 @@ def test_a_deadline_ends_the_run_after_its_clean_up(lab, where):
         finally:
             await ctx.step("clean", lambda: ran.append(1))
 
-    if where == "start":
-        ended = lab.finish(flow, timeout=60)
-    else:
-        ended = lab.finish((flow, {"timeout": 60, "name": "flow"}))
+    workflow, options = (flow, {"timeout": 60}) if where == "start" else ((flow, {"timeout": 60, "name": "flow"}), {})
+    ended = lab.finish(workflow, **options)
     assert (ended.status, ended.seconds, ran) == ("failed", 60, [1])
     assert type(ended.error) is RunTimedOut
     assert isinstance(ended.error, TimeoutError)

@@ -402,8 +402,10 @@ def test_children_that_cannot_be_started(lab):
     async def flow(ctx: Context) -> list[str]:
         out = []
         for call in (
-            lambda: ctx.call("nobody"), lambda: ctx.call("slow", "soon"), lambda: ctx.call("slow"), lambda: ctx.call("slow", 1, 2),
-            lambda: ctx.call("echo", object()), lambda: ctx.call("echo", 1, id=""), lambda: ctx.call("echo", 1, tags=[""]),
+            lambda: ctx.call("nobody"), lambda: ctx.call("slow", "soon"), lambda: ctx.call("slow"),
+            lambda: ctx.call("slow", 1, 2),
+            lambda: ctx.call("echo", object()), lambda: ctx.call("echo", 1, id=""),
+            lambda: ctx.call("echo", 1, tags=[""]),
             lambda: ctx.call("echo", 1, timeout=-1), lambda: ctx.call("echo", 1, id=7),
         ):  # fmt: skip
             try:

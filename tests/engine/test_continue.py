@@ -120,13 +120,13 @@ def test_continue_as_new_in_a_task(lab, where):
         ctx.continue_as_new(0)
 
     async def flow(ctx: Context, n: int) -> str:
-        if n == 0:
-            return "second"
-        if where == "gather":
+        if n and where == "gather":
             await asyncio.gather(again(ctx), ctx.sleep(1000))
-        async with asyncio.TaskGroup() as group:
-            group.create_task(again(ctx))
-            group.create_task(ctx.sleep(1000))
+        elif n:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(again(ctx))
+                group.create_task(ctx.sleep(1000))
+        return "second"
 
     ended = lab.finish(flow, 1)
     assert (ended.value, ended.seconds) == ("second", 1)

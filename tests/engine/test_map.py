@@ -71,7 +71,7 @@ def test_a_function_of_the_workflows_own(lab):
     async def flow(ctx: Context) -> list[str]:
         async def one(pair: tuple[int, str]) -> str:
             place, item = pair
-            first = await ctx.step("first", lambda: item.upper())
+            first = await ctx.step("first", item.upper)
             await ctx.sleep(5)
             return await ctx.step("second", lambda: f"{place}{first}")
 
@@ -350,7 +350,7 @@ def test_large_results_altogether(lab):
 
 
 def test_types_of_items_and_of_the_whole(lab):
-    """8-15, 9-14, 9-19, 9-20: an item's own serialiser, or that of the whole result, would not be used, or only once."""
+    """8-15, 9-14, 9-19, 9-20: an item's own serialiser, or the whole result's, would not be used, or only once."""
 
     def work(item: str) -> Loud:
         return item

@@ -203,7 +203,7 @@ def test_as_completed_with_a_timeout(lab):
         out = []
         try:
             for future in asyncio.as_completed([ctx.step("a", timed(5, 1)), ctx.step("b", timed(500, 2))], timeout=60):
-                out.append(await future)
+                out.append(await future)  # noqa: PERF401 - one at a time is the point
         except TimeoutError:
             out.append("timeout")
         return out
@@ -422,7 +422,8 @@ def test_a_workflow_that_waits_for_nothing_is_ended(lab):
         lambda: asyncio.to_thread(print), lambda: asyncio.get_running_loop().run_in_executor(None, print),
         lambda: asyncio.open_connection("127.0.0.1", 1), lambda: asyncio.create_subprocess_exec("true"),
         lambda: asyncio.get_running_loop().getaddrinfo("localhost", 1),
-        lambda: asyncio.get_running_loop().call_soon_threadsafe(print), lambda: asyncio.get_running_loop().run_forever(),
+        lambda: asyncio.get_running_loop().call_soon_threadsafe(print),
+        lambda: asyncio.get_running_loop().run_forever(),
         lambda: asyncio.get_running_loop().add_reader(0, print), lambda: asyncio.get_running_loop().stop(),
     ],
 )  # fmt: skip

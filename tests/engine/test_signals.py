@@ -125,7 +125,7 @@ def test_signals_of_one_name_arrive_once_each_in_order(lab):
         await ctx.sleep(10)
         got = [await ctx.receive("n", int) for _ in range(3)]
         await ctx.sleep(10)
-        return got + [await ctx.receive("n", int)]
+        return [*got, await ctx.receive("n", int)]
 
     assert send(lab, flow, *[(at, "n", at) for at in (1, 2, 3, 15)]).value == [1, 2, 3, 15]
 
@@ -481,7 +481,8 @@ def test_signals_that_cannot_be_sent(lab):
                     await app.signal(run_id, name, data)
                 refused.append(caught.type.__name__)
             assert refused == [
-                RunNotFound.__name__, RunFinished.__name__, "NotSerializable", "InvalidName", "InvalidName", "NotSerializable",
+                RunNotFound.__name__, RunFinished.__name__, "NotSerializable", "InvalidName", "InvalidName",
+                "NotSerializable",
             ]  # fmt: skip
 
     lab.play(main)

@@ -257,7 +257,7 @@ def test_the_last_failure_has_no_next_attempt(lab):
 def test_the_default_policy(lab, monkeypatch):
     """1-13: Retry() would not be 6 attempts from 1 s, doubling, up to 60 s, with full jitter."""
     monkeypatch.setattr("perdure.ids.jitter", lambda: 0.25)
-    body, attempts = failing(2)
+    body, _ = failing(2)
 
     async def flow(ctx: Context) -> str:
         return await ctx.step("flaky", body, retry=Retry())

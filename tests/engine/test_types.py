@@ -102,7 +102,7 @@ VALUES = [
 
 @pytest.mark.parametrize(("kind", "value"), VALUES, ids=[str(kind).replace("typing.", "") for kind, _ in VALUES])
 def test_typed_values_live_and_replayed(lab, kind, value):
-    """I5: a step's typed result, a workflow's input or a child's result would be one thing live and another on replay."""
+    """I5: a typed result or input would be one thing live and another on replay."""
     seen = []
 
     async def child(ctx: Context, got):
@@ -298,7 +298,8 @@ def test_errors_live_and_replayed(lab, number):
 
     def body() -> None:
         ran.append(1)
-        raise ERRORS[number]()
+        error = ERRORS[number]()
+        raise error
 
     async def async_body() -> None:
         body()
@@ -440,9 +441,11 @@ def test_results_of_another_type(lab):
 def test_a_workflows_result_that_cannot_be_stored(lab, returned, code):
     """A run whose result has no form would hang, or complete with something else."""
 
-    async def flow(ctx: Context) -> Any if code == "not_serializable" else int:
+    async def flow(ctx: Context):
         await ctx.step("work", lambda: 1)
         return returned
+
+    flow.__annotations__["return"] = Any if code == "not_serializable" else int
 
     ended = lab.finish(flow)
     assert (ended.status, ended.error.code) == ("failed", code)

@@ -117,7 +117,7 @@ class Chaos:
         self._worker(victim, "lease_until = 1")
 
     def _worker(self, victim: Process, change: str) -> None:
-        self.world.mirror.connection.execute(f"update perdure_workers set {change} where number = ?", (victim.number,))  # noqa: S608
+        self.world.mirror.connection.execute(f"update perdure_workers set {change} where number = ?", (victim.number,))
 
     def _wake(self, _victim: Process) -> None:
         """Everybody is woken for nothing, twice."""

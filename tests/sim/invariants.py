@@ -15,6 +15,8 @@ from perdure.model.entry import Kind
 if TYPE_CHECKING:
     from tests.sim.world import Plan, World
 
+JOURNAL = "select seq, kind, key, at, data, attempt from perdure_journal where run = ? order by seq"
+
 
 def check(world: World) -> None:
     """Report every invariant that does not hold."""
@@ -42,10 +44,7 @@ def _runs(world: World) -> None:
 def _journals(world: World) -> None:
     """The file holds what was durable before, without gaps, from the last continue_as_new on."""
     for number, run in world.mirror.runs.items():
-        stored = rows(
-            world.mirror.connection, "select seq, kind, key, at, data, attempt from perdure_journal where run = ? order by seq",
-            number,
-        )  # fmt: skip
+        stored = rows(world.mirror.connection, JOURNAL, number)
         stored = [(*row[:4], world.mirror.text(row[4]), row[5]) for row in stored]
         facts = world.mirror.facts[number]
         kept = facts

@@ -124,10 +124,7 @@ class Mirror:
             if row[3] == Kind.CONTINUED:
                 self._add_forgotten(row[1], row[2], batch)
             self._append(row[1], *row[2:])
-        for number, run_number, topic, data in self.connection.execute(INBOX, (self._last_message,)):
-            self._last_message = number
-            if topic.startswith("signal:"):
-                self.messages[run_number].append((topic, self.text(data)))
+        self._read_inbox()
         for row in self.connection.execute(RUNS):
             run = Run(*row)
             before = self.runs.get(run.number)
@@ -143,6 +140,12 @@ class Mirror:
         for run_id, topic, due_at in self.connection.execute(FORGOTTEN, (self.latest(),)):
             self.wrong(f"I8: {run_id} waits for {topic}, which has come, and is due at {due_at}")
         return news or ["-"]
+
+    def _read_inbox(self) -> None:
+        for number, run_number, topic, data in self.connection.execute(INBOX, (self._last_message,)):
+            self._last_message = number
+            if topic.startswith("signal:"):
+                self.messages[run_number].append((topic, self.text(data)))
 
     def text(self, stored: str | None) -> str | None:
         """A payload as it was before it was perhaps put on the shelf of blobs."""
@@ -169,7 +172,7 @@ class Mirror:
         number = self.numbers.get(run_id)
         return None if number is None else self.runs[number]
 
-    def _append(  # noqa: PLR0917 - the columns of an entry
+    def _append(
         self, number: int, seq: int, kind: str, key: str, at: int, data: str | None, attempt: int | None
     ) -> None:
         facts = self.facts[number]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -21,11 +21,7 @@ from perdure.worker.worker import Worker
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-SICKNESSES: dict[str, Callable[[], Exception]] = {
-    "busy": lambda: apsw.BusyError("simulated"),
-    "full": lambda: apsw.FullError("simulated"),
-    "io": lambda: apsw.IOError("simulated"),
-}
+SICKNESSES = {"busy": apsw.BusyError, "full": apsw.FullError, "io": apsw.IOError}
 MILLISECOND = 1_000
 
 
@@ -152,7 +148,8 @@ class Process(Lane):
             self._burn_at("after")
         else:
             if self.sickness in SICKNESSES and world.chance.random() < self.sick_share:
-                raise SICKNESSES[self.sickness]()
+                sick = SICKNESSES[self.sickness]
+                raise sick("simulated")
             self._burn_at("before")
             if self.refusing and len(batch) == 1 and isinstance(batch[0], Record) and batch[0].body is None:
                 self.refusing = False
@@ -191,9 +188,9 @@ class Process(Lane):
             return place
         if mirror.observed[run.number, spec["round"]] < spec["seen"]:
             world.wrong(f"I2: {place} began before what it depends on was durable")
-        if run.owner == self.number and self.number and run.epoch == self._epoch(run.number):
-            if run.ended or (run.number, spec["round"], info.key) in mirror.outcomes:
-                world.wrong(f"{place} began, and its outcome or the run's end was durable already")
+        ours = run.owner == self.number and self.number and run.epoch == self._epoch(run.number)
+        if ours and (run.ended or (run.number, spec["round"], info.key) in mirror.outcomes):
+            world.wrong(f"{place} began, and its outcome or the run's end was durable already")
         if spec.get("once") and (run.number, spec["round"], info.key, info.attempt) not in mirror.begun:
             world.wrong(f"{place} may run at most once, and began before that was durable")
         world.bodies.setdefault(place, []).append(self.name)

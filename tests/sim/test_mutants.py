@@ -16,7 +16,7 @@ from perdure.store.record import Record
 from perdure.worker.worker import Worker
 
 pytestmark = pytest.mark.sim
-MOST_SEEDS = 60
+MOST_SEEDS = 120
 OWNED = " and epoch = ?2 and owner is not null"
 
 

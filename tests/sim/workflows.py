@@ -250,7 +250,7 @@ class SyncPlay:
         self.seen += 1
         return value
 
-    def outcome(self, node: Node) -> Any:
+    def outcome(self, node: Node) -> Any:  # noqa: PLR0911 - one for each kind of node
         """The nodes that end in exactly one outcome."""
         ctx, do = self.ctx, node["do"]
         try:

@@ -150,7 +150,7 @@ def test_a_folder_is_no_database(tmp_path):
         opened(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["Dear diary,\n" * 500, "x"])
+@pytest.mark.parametrize("text", ["Dear diary,\n" * 500, "a short note"])
 def test_a_file_that_is_something_else_is_left_alone(tmp_path, text):
     """A user's text file would be overwritten, or the error would say nothing."""
     path = tmp_path / "diary.txt"

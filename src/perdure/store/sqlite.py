@@ -264,15 +264,23 @@ class SqliteStore:
         if self._reader is None:
             raise StoreClosed(_CLOSED)
         with mapping(target):
-            copy = apsw.Connection(target)
+            source, copy = self._connect(), apsw.Connection(target)
             try:
-                with copy.backup("main", self._reader, "main") as backup:
+                # It holds one moment of the database: each commit of others would make the copy begin again.
+                source.execute("begin; select count(*) from perdure_schema")
+                with copy.backup("main", source, "main") as backup:
                     while not backup.done:
-                        backup.step(BACKUP_PAGES)
+                        # In memory a reader keeps the writer out, so it must not stay.
+                        backup.step(BACKUP_PAGES if self.path != ":memory:" else -1)
                         await asyncio.sleep(0)
                 copy.execute("pragma journal_mode = wal")
-            finally:
                 copy.close()
+            except BaseException:
+                copy.close()
+                os.unlink(target)  # noqa: PTH108 - as above
+                raise
+            finally:
+                source.close()
         return os.path.getsize(target)  # noqa: PTH202, ASYNC240 - as above
 
 
