@@ -6,6 +6,7 @@ import os
 import threading
 import warnings
 
+import apsw
 import pytest
 
 from perdure import App, Context, Limits, Retry, WorkerOptions, current_step
@@ -15,7 +16,9 @@ from perdure.errors import (
     InvalidName,
     InvalidOption,
     NotInWorkflow,
+    NotSerializable,
     PerdureError,
+    RecordedError,
     RunFailed,
     StartConflict,
     StoreClosed,
@@ -460,7 +463,7 @@ def test_corrupt_rows(lab, what):
             await app.start("flow", id="r")
             await app.signal("r", "more", "y")
             await lab.until(app, "r", "waiting")
-        with apsw_connection(lab.path) as connection:
+        with apsw.Connection(str(lab.path)) as connection:
             connection.execute(CORRUPT[what])
             assert connection.changes()
         async with lab.worker(flow, child, healthy) as app:
@@ -476,7 +479,49 @@ def test_corrupt_rows(lab, what):
     lab.play(main)
 
 
-def apsw_connection(path):
-    import apsw  # noqa: PLC0415 - a tool of this one test
+# ------------------------------------------------------------------------------------ a codec that fails
+class Moody:
+    """Refuses to write one word: what a codec does whose key service is down."""
 
-    return apsw.Connection(str(path))
+    name = "moody"
+
+    def encode(self, data: bytes) -> bytes:
+        if b"poison" in data:
+            raise ConnectionError("no key")
+        return data
+
+    def decode(self, data: bytes) -> bytes:
+        return data
+
+
+@pytest.mark.parametrize("where", ["step", "result", "event", "child", "error"])
+def test_a_codec_that_fails(lab, where):
+    """A codec that raises would leave a run owned and driven by nobody, instead of failing what was to be stored."""
+    word = "poi" + "son"
+
+    async def child(ctx: Context, text: str) -> None:
+        return None
+
+    async def flow(ctx: Context) -> str:
+        if where == "step":
+            await ctx.step("s", lambda: word)
+        elif where == "event":
+            await ctx.emit("e", word)
+        elif where == "child":
+            await ctx.call("child", word)
+        elif where == "error":
+            raise ValueError(word)
+        return word if where == "result" else "not reached"
+
+    async def main():
+        async with lab.worker(flow, child, healthy, codec=Moody()) as app:
+            await app.start("flow", id="r")
+            info = await lab.until(app, "r", "failed", "paused")
+            if where != "error":
+                assert info.status == "failed"
+                with pytest.raises(RunFailed) as caught:
+                    await app.handle("r").result()
+                assert type(caught.value.cause) in {ConnectionError, RecordedError, NotSerializable}
+            assert await alive(app)
+
+    lab.play(main)

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from perdure import Context, Retry
+from perdure.engine.definition import Step, StepOptions
 from perdure.errors import RunCancelled, RunFinished, RunNotFound, RunTimedOut
 
 
@@ -45,20 +46,11 @@ async def awaiting_retry(ctx: Context) -> None:
 
 
 def broken_step(fn):
-    from perdure.engine.definition import Step, StepOptions  # noqa: PLC0415 - needed by this helper only
-
     return Step(fn, StepOptions(retry=Retry(delay=1000, cap=1000, jitter=0)))
 
 
 async def awaiting_body(ctx: Context) -> None:
     await ctx.step("long", lambda: asyncio.sleep(1_000_000))
-
-
-async def awaiting_many(ctx: Context) -> None:
-    async with asyncio.TaskGroup() as group:
-        group.create_task(ctx.sleep(1_000_000))
-        group.create_task(ctx.receive("never"))
-        group.create_task(asyncio.gather(ctx.sleep(500_000), ctx.step("long", lambda: asyncio.sleep(1_000_000))))
 
 
 # -------------------------------------------------------------------------------------- what it ends

@@ -90,8 +90,6 @@ def test_children_for_items(lab):
         return n * n
 
     async def main():
-        async with lab.app().connected():
-            pass
         registered = []
 
         async def flow(ctx: Context) -> list[int]:

@@ -1,6 +1,7 @@
 """I5 and I6: values and errors are what decoding their stored form gives, live and replayed."""
 
 import asyncio
+import gc
 import sqlite3
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -377,8 +378,6 @@ def test_an_error_whose_class_is_gone(lab):
             await lab.until(app, "r", "waiting")
         holder.clear()
         del globals()["Gone"]
-        import gc  # noqa: PLC0415 - only here
-
         gc.collect()
         async with lab.worker(flow) as app:
             ended = await lab.ended(app, "r")

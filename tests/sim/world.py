@@ -86,7 +86,7 @@ class World:
         self.skew = rng.choice((0, 0, 50, 400)) * MILLISECOND
         self.options = WorkerOptions(
             concurrency=rng.choice((1, 2, 5, 100)), cached_runs=rng.choice((0, 1, 100)), lease=self.lease,
-            hold=rng.choice((0.0, 0.1, 2.0)), drain=rng.choice((0.05, 2.0)), most_takeovers=rng.choice((2, 4, 10)),
+            hold=rng.choice((0.0, 0.1, 2.0)), drain=rng.choice((0.05, 2.0)), most_takeovers=rng.choice((3, 5, 10)),
         )  # fmt: skip
         self.limits = Limits(inline_bytes=rng.choice((40, 300, 32_768)))
         self.plans = [self._plan(f"r{place}") for place in range(rng.choice((2, 4, 6, 9)))]

@@ -18,7 +18,8 @@ from typing import Any
 
 from perdure.codec.field import CUT, FieldWriter, Shown, read
 from perdure.codec.loaded import blank, fields_of, find, name_of, set_fields
-from perdure.errors import EngineSignal, RecordedError, StoreCorrupt
+from perdure.codec.payload import Payloads
+from perdure.errors import EngineSignal, NotSerializable, RecordedError, StoreCorrupt
 
 TOTAL_CHARS = 64 * 1024
 """Most characters of a stored error, its own name and message aside."""
@@ -53,6 +54,26 @@ def encode_error(exc: BaseException) -> str:
     if records[1:]:
         records[0]["others"] = records[1:]
     return json.dumps(records[0], separators=(",", ":"))
+
+
+def seal_error(exc: BaseException, payloads: Payloads, what: str, next_at: int | None = None) -> tuple[str, str]:
+    """
+    Write an error and seal it; an error can be stored in any case, so that its run never hangs on it.
+
+    Args:
+        next_at: When the next attempt is due, to be stored beside it.
+
+    Returns:
+        The error's JSON text, and what to store. If the codec fails, both tell of that instead, in plain text
+        and without anything of the error itself.
+    """
+    text = encode_error(exc)
+    form = "%s" if next_at is None else f'{{"next_at":{next_at},"error":%s}}'
+    try:
+        return text, payloads.seal(form % text, what, limited=False)
+    except NotSerializable as failed:
+        text = encode_error(NotSerializable(what, failed.__dict__["problem"]))
+        return text, form % text
 
 
 def decode_error(text: str) -> BaseException:

@@ -88,6 +88,7 @@ class Payloads:
 
         Raises:
             PayloadTooLarge: It takes more than Limits.payload_bytes in UTF-8, before the codec.
+            NotSerializable: The codec failed, or the text has no form in UTF-8.
         """
         if self.codec is None and len(text) <= self.limit and text.isascii():
             return text
@@ -99,7 +100,12 @@ class Payloads:
             raise PayloadTooLarge(what, len(data), self.limit)
         if self.codec is None:
             return text
-        return f"{_SEALED}{self.codec.name}:{b64encode(self.codec.encode(data)).decode()}"
+        try:
+            sealed = self.codec.encode(data)
+        except Exception as error:
+            problem = f"the codec {self.codec.name!r} failed with {type(error).__name__}"
+            raise NotSerializable(what, problem) from error
+        return f"{_SEALED}{self.codec.name}:{b64encode(sealed).decode()}"
 
     def open(self, text: str) -> str:
         """

@@ -13,7 +13,7 @@ import logging
 from typing import Any
 
 from perdure.clock import SECOND, micros
-from perdure.codec.failure import decode_error, encode_error
+from perdure.codec.failure import decode_error, encode_error, seal_error
 from perdure.engine.attempt import Attempt
 from perdure.engine.definition import Workflow
 from perdure.engine.ending import Ending, beginning, cancelled, ending_of
@@ -441,7 +441,7 @@ class Driver:
             record = self._writer.record(now)
             error = None
             if ending.error is not None:
-                error = self.host.payloads.seal(encode_error(ending.error), "An error", limited=False)
+                _, error = seal_error(ending.error, self.host.payloads, "The error of the run")
             record.finish(ending.status, ending.output, error, now)
             if self.run.parent is not None:
                 record.tell_parent(self.run.parent, child_topic(self.run.id), ending.status, now)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from perdure import ids
 from perdure.clock import SECOND, micros
-from perdure.codec.failure import decode_error, encode_error
+from perdure.codec.failure import decode_error, seal_error
 from perdure.engine.attempt import Attempt, Ended
 from perdure.engine.host import Host
 from perdure.engine.machine import Machine
@@ -107,18 +107,17 @@ class Steps:
         now = self._now()
         begun = request.first_started_at or started_at
         error, delay = self._verdict(request, error, now, begun)
-        text = encode_error(error)
-        if delay is None:
-            data = self._host.payloads.seal(text, f"The error of step {request.key!r}", limited=False)
+        next_at = None if delay is None else now + delay
+        text, data = seal_error(error, self._host.payloads, f"The error of step {request.key!r}", next_at)
+        if next_at is None:
             self._machine.outcome(
                 Kind.STEP_FAILED, request.key, now, data, decoded=decode_error(text), started_at=started_at,
                 attempt=request.attempt, fingerprint=request.fingerprint,
             )  # fmt: skip
             return
-        data = self._host.payloads.seal(f'{{"next_at":{now + delay},"error":{text}}}', "An error", limited=False)
         self._machine.progress(request, Kind.ATTEMPT_FAILED, now, data, started_at)
         request.attempt += 1
-        request.retry_at = now + delay
+        request.retry_at = next_at
         request.first_started_at = begun
         self._waits.add(request)
 

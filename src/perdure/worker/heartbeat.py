@@ -54,6 +54,7 @@ class Heartbeat:
         self._loop_thread = threading.get_ident()
         self._answered = threading.Event()
         self.blocked_stack = ""
+        self._reported = False
         self._thread = threading.Thread(target=self._run, name="perdure-heartbeat", daemon=True)
         self._thread.start()
 
@@ -95,7 +96,12 @@ class Heartbeat:
         self._answered.clear()
         self._loop.call_soon_threadsafe(self._answered.set)
         if self._answered.wait(self._patience_s) or self._stop.is_set():
+            self._reported = False
             return
+        if self._reported:
+            # Once is enough, however long it takes.
+            return
+        self._reported = True
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the only way to see another thread's stack
         self.blocked_stack = "".join(traceback.format_stack(frame)) if frame else ""
         log.warning(

@@ -41,7 +41,7 @@ class WorkerOptions:
     def __post_init__(self) -> None:
         if self.id:
             check_id("worker id", self.id)
-        for option, least in (("concurrency", 1), ("threads", 1), ("cached_runs", 0), ("most_takeovers", 2)):
+        for option, least in (("concurrency", 1), ("threads", 1), ("cached_runs", 0), ("most_takeovers", 3)):
             if getattr(self, option) < least:
                 raise InvalidOption(option, f"it must be {least} or more")
         for option in ("lease", "hold", "drain", "blocked"):

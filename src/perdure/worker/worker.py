@@ -26,7 +26,8 @@ from perdure.store.operation import Done, Operation, Row
 from perdure.store.sqlite import SqliteStore
 from perdure.worker.heartbeat import Heartbeat
 from perdure.worker.options import WorkerOptions
-from perdure.worker.register import gone, register
+from perdure.worker.register import register
+from perdure.worker.takeover import add_takeover
 
 log = logging.getLogger("perdure.worker")
 SWEEP_S = 1.0
@@ -123,11 +124,7 @@ class Worker:
         if self._state != "working":
             return
         self._state = "draining"
-        self.store.changes.forget(self._look)
-        self.store.changes.forget(self._mail)
-        for timer in (self._due_timer, self._sweep_timer):
-            if timer:
-                timer.cancel()
+        self._fall_silent()
         self._quiet = asyncio.Event()
         for driver in tuple(self._drivers.values()):
             self.loop.call_soon(driver.release)
@@ -148,6 +145,14 @@ class Worker:
         self.threads.shutdown(wait=False, cancel_futures=True)
         self._state = "stopped"
 
+    def _fall_silent(self) -> None:
+        """Look for no more runs."""
+        self.store.changes.forget(self._look)
+        self.store.changes.forget(self._mail)
+        for timer in (self._due_timer, self._sweep_timer):
+            if timer:
+                timer.cancel()
+
     async def _drained(self, seconds: float) -> None:
         assert self._quiet is not None  # noqa: S101 - made by stop
         if self._drivers or self._loading or self._claiming:
@@ -160,11 +165,7 @@ class Worker:
     def kill(self) -> None:
         """Stop as a killed process would: nothing more is written, nothing is said (simulations)."""
         self._state = "stopped"
-        self.store.changes.forget(self._look)
-        self.store.changes.forget(self._mail)
-        for timer in (self._due_timer, self._sweep_timer):
-            if timer:
-                timer.cancel()
+        self._fall_silent()
         for driver in (*self._drivers.values(), *self._parked.values()):
             driver.evict()
         self._drivers.clear()
@@ -423,7 +424,10 @@ class Worker:
             operation = Operation()
             if self.clock.virtual:
                 operation.add("heartbeat", self.number, now, now + micros(self.options.lease))
-            await self._suspect(operation, now)
+            await add_takeover(
+                operation, self.store, self.number, self._place, now=now, most_takeovers=self.options.most_takeovers,
+                virtual=self.clock.virtual,
+            )  # fmt: skip
             if operation.lines:
                 await self._apply_sweep(operation)
         except StoreError as error:
@@ -434,25 +438,6 @@ class Worker:
                 if self.clock.virtual:
                     wait = micros(self.options.lease) / 3 / SECOND
                 self._sweep_timer = self.loop.call_later(wait, lambda: self._spawn(self._sweep))
-
-    async def _suspect(self, operation: Operation, now: int) -> None:
-        """Add what takes the runs of dead workers over, if there are any."""
-        for number, place, pid, state, lease_until in await self.store.rows("suspects"):
-            if number == self.number:
-                continue
-            if state == "alive" and not self.clock.virtual and gone(place, pid, self._place):
-                operation.add("declare_dead", number, now)
-            elif state == "alive" and lease_until >= now:
-                continue
-            operation.makes_due = True
-        if operation.makes_due:
-            message = (
-                f"Its worker died {self.options.most_takeovers} times in a row without progress of this run. Look "
-                "for what kills the process (memory, a crash in native code), then resume it."
-            )
-            operation.add("bury", now)
-            reason = json.dumps({"code": "poison", "message": message, "at": now})
-            operation.add("expire_runs", now, self.options.most_takeovers, reason)
 
     async def _apply_sweep(self, operation: Operation) -> None:
         rows = await self.store.apply(operation)

@@ -51,19 +51,19 @@ create table perdure_runs (
   -- I8 in one line: whoever is owned is not due as well.
   check (owner is null or due_at is null)
 ) strict;
--- claim: the runs that are due
+-- claim, next_due: the runs that are due
 create index perdure_runs_due on perdure_runs (due_at) where due_at is not null;
--- expire_runs, owned_mail: the runs of one worker
+-- expire_runs, suspects, workers: the runs of one worker
 create index perdure_runs_owner on perdure_runs (owner) where owner is not null;
--- list by status, doctor
+-- counts, list by status: the runs of one status
 create index perdure_runs_status on perdure_runs (status, number);
--- list by workflow
+-- list by workflow: the runs of one workflow
 create index perdure_runs_workflow on perdure_runs (workflow, number);
--- cascade, list by parent, prune's trees
+-- ask_children, cancel_children, doom, list by parent: the children of one run
 create index perdure_runs_parent on perdure_runs (parent, number) where parent is not null;
 -- doom: whether a tree still has unfinished runs
 create index perdure_runs_root on perdure_runs (root) where root is not null and finished_at is null;
--- prune: trees by the time they ended
+-- doom: trees by the time they ended
 create index perdure_runs_finished on perdure_runs (finished_at) where finished_at is not null and parent is null;
 
 -- The legal moves of a run's status, the same table as MOVES in model/status.py.
@@ -127,9 +127,9 @@ create table perdure_inbox (
   sent_at integer not null,
   taken_seq integer
 ) strict;
--- mail, park, wake: what a run has not taken yet
+-- mail, park, tell_end: what a run has not taken yet
 create index perdure_inbox_open on perdure_inbox (run, id) where taken_seq is null;
--- send: the first message under a key wins
+-- taken_keyed, drop_keyed: and the first message under a key wins
 create unique index perdure_inbox_key on perdure_inbox (run, topic, key) where key is not null;
 
 create table perdure_tags (
@@ -137,7 +137,7 @@ create table perdure_tags (
   run integer not null,
   primary key (tag, run)
 ) strict, without rowid;
--- prune, show: the tags of one run
+-- drop_tags, tags_of: the tags of one run
 create index perdure_tags_run on perdure_tags (run);
 
 -- Payloads too large for a row, stored once by content.
@@ -151,5 +151,5 @@ create table perdure_blob_refs (
   hash text not null,
   primary key (run, hash)
 ) strict, without rowid;
--- prune: whether anybody still refers to a blob
+-- drop_blobs, drop_orphans: whether anybody still refers to a blob
 create index perdure_blob_refs_hash on perdure_blob_refs (hash);
