@@ -14,8 +14,8 @@ from typing import Any
 from perdure.errors import InvalidName
 
 _HEX_BITS = 48
-_ID = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
-_NAME = re.compile(r"(?!~)[^\x00-\x1f\x7f/]{1,200}(?<!#)")
+_ID = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")
+_NAME = re.compile(r"(?!~)[^\x00-\x1f\x7f\ud800-\udfff/]{1,200}(?<!#)")
 _REPEAT = re.compile(r"#\d+$")
 MAX_NAME = 200
 MAX_ID = 200

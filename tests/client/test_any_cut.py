@@ -59,7 +59,8 @@ def receivers(part: list) -> list[str]:
     return [rest[0]] if kind == "receive" else []
 
 
-@pytest.mark.parametrize("seed", range(12))
+# The last ones found a span that was put off twice, by a cut before an earlier cut.
+@pytest.mark.parametrize("seed", [*range(8), 102, 384, 408])
 def test_any_cut(desk, seed):
     """Somewhere a cut would lose a signal or a child, let a timeout run out, or diverge."""
     chance = Random(seed)

@@ -1,6 +1,7 @@
 """Plain asyncio in a workflow, live and replayed: gather, groups, waits, shields, queues; and ctx.race."""
 
 import asyncio
+import gc
 
 import pytest
 
@@ -203,7 +204,7 @@ def test_as_completed_with_a_timeout(lab):
         out = []
         try:
             for future in asyncio.as_completed([ctx.step("a", timed(5, 1)), ctx.step("b", timed(500, 2))], timeout=60):
-                out.append(await future)  # noqa: PERF401 - one at a time is the point
+                out.append(await future)
         except TimeoutError:
             out.append("timeout")
         return out
@@ -297,6 +298,22 @@ def test_an_error_in_a_background_task_is_logged(lab, caplog):
 
     assert lab.finish(flow).status == "completed"
     assert "exception was never retrieved" in caplog.text
+
+
+def test_an_error_that_is_awaited_later_is_not_reported(lab, caplog):
+    """A failed task that the workflow still awaits would be reported as unseen whenever its run leaves memory."""
+
+    async def flow(ctx: Context) -> str:
+        task = asyncio.create_task(ctx.step("bad", timed(1, Broken("seen"))))
+        await ctx.sleep(60)
+        try:
+            await task
+        except Broken as error:
+            return str(error)
+
+    assert lab.finish(flow).value == "seen"
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_asynchronous_generators(lab):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,10 @@ from perdure.store.queries import statements
 from perdure.store.record import Record
 from perdure.worker.worker import Worker
 
-pytestmark = pytest.mark.sim
+pytestmark = [
+    pytest.mark.sim,
+    pytest.mark.skipif("PERDURE_SIM_SEED" in os.environ, reason="one seed was asked for"),
+]
 MOST_SEEDS = 120
 OWNED = " and epoch = ?2 and owner is not null"
 

@@ -94,7 +94,9 @@ def list_plan(connection, wanted):
 @pytest.mark.parametrize(("name", "index"), HOT.items())
 def test_a_hot_statement_uses_its_index(connection, name, index):
     """Cost would grow with the number of finished runs (I10)."""
-    assert any(re.search(rf"USING (COVERING )?(INDEX )?{re.escape(index)}\b", step) for step in plan_of(connection, name))
+    assert any(
+        re.search(rf"USING (COVERING )?(INDEX )?{re.escape(index)}\b", step) for step in plan_of(connection, name)
+    )
 
 
 @pytest.mark.parametrize("name", [*ORDER, *sorted(set(STATEMENTS) - set(ORDER))])

@@ -54,7 +54,7 @@ async def sizes(app):
     """Rows of each table."""
     found = {}
     for table in TABLES:
-        ((found[table],),) = await app.client.store.select(f"select count(*) from perdure_{table}")  # noqa: S608 - a name of ours
+        ((found[table],),) = await app.client.store.select(f"select count(*) from perdure_{table}")
     return found
 
 

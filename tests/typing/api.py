@@ -107,7 +107,7 @@ async def invoice(ctx: Context, order: Order) -> str:
 
 
 @app.workflow(timeout=timedelta(days=1), grace=5)
-async def ship(ctx: Context, order: Order, express: bool) -> int:  # noqa: FBT001 - two inputs
+async def ship(ctx: Context, order: Order, express: bool) -> int:
     return order.cents if express else 0
 
 
@@ -159,7 +159,7 @@ async def checkout(ctx: Context, order: Order) -> str:
     # children
     assert_type(await ctx.call(empty), None)
     assert_type(await ctx.call(invoice, order), str)
-    assert_type(await ctx.call(ship, order, True, id="s", tags=["x"], timeout=5, detached=True), int)  # noqa: FBT003 - as above
+    assert_type(await ctx.call(ship, order, True, id="s", tags=["x"], timeout=5, detached=True), int)
     assert_type(await ctx.call(sync_workflow, order), str)
     assert_type(await ctx.call("by name", 1, "x"), Any)
     child = await ctx.start(invoice, order)
@@ -193,7 +193,7 @@ async def main() -> None:
         assert_type(run, RunHandle[str])
         assert_type(await run.result(), str)
         assert_type(await (await app.start(empty)).result(), None)
-        assert_type(await app.start(ship, Order("1", 5), True), RunHandle[int])  # noqa: FBT003 - as above
+        assert_type(await app.start(ship, Order("1", 5), True), RunHandle[int])
         assert_type(await app.start(sync_workflow, Order("1", 5)), RunHandle[str])
         assert_type(await app.start("by name", 1, 2, id="x"), RunHandle[Any])
         assert_type(app.handle("order-1", checkout), RunHandle[str])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perdure import ids
-from perdure.engine.history import CHILD_ENDS, base_time, cut_before, cut_before_end, key_prefix, present, thawed
+from perdure.engine.history import CHILD_ENDS, base_time, cut, cut_before, cut_before_end, key_prefix, standing
 from perdure.engine.request import child_topic
 from perdure.engine.waits import CANCEL, PAUSE
 from perdure.errors import IllegalMove, RunNotFound
@@ -42,7 +42,7 @@ class Snapshot:
 
     Attributes:
         journal: As stored: large payloads are their blobs' names.
-        history: What its present generation replays.
+        history: What of it still stands, see `standing`.
     """
 
     row: RunRow
@@ -73,7 +73,7 @@ async def snapshot(store: SqliteStore, run_id: str) -> Snapshot:
         journal = [Entry(*columns) for columns in await store.rows("history", row.number)]
         now = await _row(store, run_id)
         if now == row:
-            return Snapshot(row, journal, present(journal))
+            return Snapshot(row, journal, standing(journal))
         row = now
     raise RunNotFound(run_id)
 
@@ -158,7 +158,7 @@ async def fork_of(store: SqliteStore, source: Snapshot, before: str | None, fork
     """
     row = source.row
     keep = source.cut(before)
-    kept = thawed(source.history, keep, now)
+    kept = cut(source.history, keep)
     taken_up = {"from": row.id, "base": now, "prefix": "", "whole": False}
     if kept:
         taken_up |= {"base": base_time(source.journal, row.started_at or now), "prefix": key_prefix(source.journal)}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.errors import StepNotFound
-from perdure.model.entry import ENDINGS, MARKS, OUTCOMES, PROGRESS, Entry, Kind
+from perdure.model.entry import ENDINGS, MARKS, OUTCOMES, PROGRESS, RESTARTS, Entry, Kind
 
 CHILD_ENDS = frozenset({Kind.CHILD_COMPLETED, Kind.CHILD_FAILED, Kind.STEP_CANCELLED})
 """What tells, under a child's key, that its parent no longer waits for it."""
@@ -16,6 +16,28 @@ CHILD_ENDS = frozenset({Kind.CHILD_COMPLETED, Kind.CHILD_FAILED, Kind.STEP_CANCE
 def present(journal: Sequence[Entry]) -> list[Entry]:
     """
     The entries that the run's present generation replays, in order.
+
+    Where a rerun or a fork took the run up again, time stood still before: spans that were running there (timers,
+    waits with a timeout) have as much left as they had. Dates are as they were.
+    """
+    history = standing(journal)
+    open_spans: dict[str, int] = {}
+    for place, entry in enumerate(history):
+        if entry.kind in RESTARTS:
+            frozen_for = max(0, entry.at - history[place - 1].at) if place else 0
+            for earlier in open_spans.values():
+                span = history[earlier]
+                history[earlier] = span._replace(data=str(int(span.data or 0) + frozen_for))
+        elif entry.kind in OUTCOMES:
+            open_spans.pop(entry.key, None)
+        elif entry.kind in {Kind.TIMER_SET, Kind.RECEIVE_STARTED} and entry.data is not None and entry.data.isdigit():
+            open_spans[entry.key] = place
+    return history
+
+
+def standing(journal: Sequence[Entry]) -> list[Entry]:
+    """
+    The entries of the present history as they were written, with the marks where it was taken up again.
 
     The journal only grows: a rerun keeps a part of what was before it, a skip leaves one entry out, and
     continue_as_new begins again with nothing.
@@ -28,7 +50,7 @@ def present(journal: Sequence[Entry]) -> list[Entry]:
             kept = []
         elif entry.kind == Kind.RERUN:
             before = len(kept)
-            kept = thawed(kept, _fields(entry).get("keep", 0), entry.at)
+            kept = cut(kept, _fields(entry).get("keep", 0))
             if len(kept) < before:
                 kept.append(entry)
         elif entry.kind == Kind.FORKED:
@@ -105,37 +127,31 @@ def cut_before_end(history: Sequence[Entry], *, completed: bool) -> int:
     return history[-1].seq if history else 0
 
 
-def thawed(history: Sequence[Entry], keep: int, now: int) -> list[Entry]:
+def cut(history: Sequence[Entry], keep: int) -> list[Entry]:
     """
-    What is kept of a history that is cut, as a run that takes it up later must see it.
+    What a rerun or a fork keeps of a history.
 
-    Between the cut and now time stood still: spans that were running there have as much left as they had, and
-    steps that had not ended begin with their first attempt. An attempt that may run at most once, and of which
-    nothing is known but that it was begun, stays begun.
+    Steps that had not ended at the cut begin with their first attempt. An attempt that may run at most once, and
+    of which nothing is known but that it was begun, stays begun.
 
     Args:
         keep: The seq of the last entry to keep. If nothing is behind it, nothing is changed.
-        now: Microseconds since 1970.
     """
     kept = [entry for entry in history if entry.seq <= keep]
-    if not kept or len(kept) == len(history):
+    if len(kept) == len(history):
         return kept
     settled = {entry.key for entry in kept if entry.kind in OUTCOMES}
     known = {entry.key for entry in history if entry.kind in OUTCOMES}
-    last_word = {entry.key: entry.seq for entry in history if entry.kind in PROGRESS and entry.key not in known}
-    frozen_for = max(0, now - kept[-1].at)
-    found = []
-    for entry in kept:
-        if entry.key in settled:
-            found.append(entry)
-        elif entry.kind in PROGRESS:
-            if entry.kind == Kind.ATTEMPT_STARTED and last_word.get(entry.key) == entry.seq:
-                found.append(entry)
-        elif entry.kind in {Kind.TIMER_SET, Kind.RECEIVE_STARTED} and entry.data is not None and entry.data.isdigit():
-            found.append(entry._replace(data=str(int(entry.data) + frozen_for)))
-        else:
-            found.append(entry)
-    return found
+    begun = {
+        entry.key: (entry.seq if entry.kind == Kind.ATTEMPT_STARTED else 0)
+        for entry in history
+        if entry.kind in PROGRESS and entry.key not in known
+    }
+    return [
+        entry
+        for entry in kept
+        if entry.kind not in PROGRESS or entry.key in settled or begun.get(entry.key) == entry.seq
+    ]
 
 
 def end_of(journal: Sequence[Entry]) -> Entry | None:

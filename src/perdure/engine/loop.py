@@ -123,6 +123,7 @@ class PrivateLoop(asyncio.AbstractEventLoop):
 
     Attributes:
         tasks: How many were made so far.
+        quiet: The run goes on elsewhere, where errors may still be looked at; here nothing is said about them.
     """
 
     def __init__(self, timers: Timers, salt: int, prefix: str = "") -> None:
@@ -131,6 +132,7 @@ class PrivateLoop(asyncio.AbstractEventLoop):
         self._order = salt * _SPREAD & 0xFFFFFFFFFFFF
         self._root = Branch(prefix)
         self._closed = False
+        self.quiet = False
         self.tasks = 0
 
     def run_to_rest(self) -> None:
@@ -243,7 +245,7 @@ class PrivateLoop(asyncio.AbstractEventLoop):
         error = context.get("exception")
         if isinstance(error, BaseExceptionGroup):
             error = error.split(EngineSignal)[1] or EngineSignal()
-        if not isinstance(error, EngineSignal):
+        if not (self.quiet or isinstance(error, EngineSignal)):
             log.warning("%s", context.get("message"), exc_info=context.get("exception"))
 
     def get_exception_handler(self) -> None:

@@ -226,6 +226,7 @@ class Machine:
         if self._over:
             return
         self._over = why
+        self.loop.quiet = why == EVICTED
         # Looking for tasks costs time in proportion to all tasks of the process.
         alone = self.loop.tasks <= 1 and self.done
         for _ in range(0 if alone else CLOSING_ROUNDS):

@@ -133,11 +133,13 @@ class NotInWorkflow(UsageError):
     """The context was used where no workflow is being driven."""
 
     code = "not_in_workflow"
+    problem: str
 
     def __init__(self, problem: str) -> None:
         super().__init__(
             f"The workflow context cannot be used here: {problem}. Use it only from the workflow function "
-            "and the tasks it starts, while the run is going on."
+            "and the tasks it starts, while the run is going on.",
+            problem=problem,
         )
 
 

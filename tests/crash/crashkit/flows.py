@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from crashkit import diary
-
 from perdure import App, Context, Retry, SyncContext, Transaction, current_step
 from perdure.errors import ChildFailed
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import apsw
+
 from crashkit import roles
 from crashkit.check import SETUP
 from crashkit.diary import Deed, read
-
 from perdure.clock import SystemClock
 from perdure.model.limits import Limits
 from perdure.store.sqlite import SqliteStore

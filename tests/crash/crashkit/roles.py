@@ -22,7 +22,6 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from crashkit import diary, flows
-
 from perdure import App, PerdureError, RunHandle, Status, WorkerOptions
 from perdure.errors import RunFinished
 from perdure.store import batch, pulse, sqlite

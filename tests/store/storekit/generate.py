@@ -9,7 +9,7 @@ from perdure.model.run import Message
 from perdure.model.status import TERMINAL, Status
 from perdure.store.operation import Line, Operation
 from perdure.store.record import Record, shelve
-from storekit.database import line
+from storekit.database import line, start
 from storekit.kinds import NOW
 from storekit.model import PARAMETERS, Model
 from storekit.system import NOBODY
@@ -342,11 +342,8 @@ class Generator:
         wrong = self.chance.choice(("twice", "middle", "both"))
         if wrong == "twice" and row:
             lines = [line("note", id=row["id"], epoch=row["epoch"], kind="n", data=None, now=self.now)]
-            again = line("start", id=self.new("x"), workflow="w", status="completed", owner=None, epoch=0, due_at=None,
-                         input="1", seed=1, created_at=self.now, started_at=None, deadline_at=None, forked_from=None)  # fmt: skip
-            return Operation([*lines, again])
-        status, owner = ("waiting", None) if wrong == "middle" else ("queued", self.worker())
-        return Operation([
-            line("start", id=self.new("x"), workflow="w", status=status, owner=owner, epoch=0, due_at=self.now,
-                 input="1", seed=1, created_at=self.now, started_at=None, deadline_at=None, forked_from=None),
-        ])  # fmt: skip
+            # The note, which is right, must not stay without the start.
+            return Operation([*lines, start(self.new("x"), status="completed")])
+        if wrong == "middle":
+            return Operation([start(self.new("x"), status="waiting")])
+        return Operation([start(self.new("x"), owner=self.worker(), due_at=self.now)])
