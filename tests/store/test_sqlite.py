@@ -430,7 +430,7 @@ def test_a_backup_while_others_write_is_of_one_moment_and_comes_to_an_end(tmp_pa
     target = tmp_path / "copy.db"
 
     async def main():
-        store = opened(tmp_path / "a.db")
+        store = opened(tmp_path / "a.db", inline_only=True)
         await store.apply(Operation([start(f"r{place}", input=json.dumps("x" * 2_000)) for place in range(60)]))
         backup = asyncio.ensure_future(store.backup(str(target)))
         count = 0

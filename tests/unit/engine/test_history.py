@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from perdure.engine.history import base_time, cut_before, cut_before_end, end_of, key_prefix, present, thawed
+from perdure.engine.history import base_time, cut, cut_before, cut_before_end, end_of, key_prefix, present
 from perdure.errors import StepNotFound
 from perdure.model.entry import ENDINGS, Entry, Kind
 
@@ -133,20 +133,33 @@ def test_what_ended_a_run_from_outside_is_cut_off(end):
     assert cut_before_end([], completed=False) == 0
 
 
-def test_time_stood_still_behind_a_cut():
+def test_a_cut_keeps_what_is_before_it():
+    """A rerun would keep too much of a history, or too little."""
+    entries = journal("timer_set:t", "receive_started:r", "step_completed:a", "timer_fired:t", s1="5000")
+    assert cut(entries, 3) == entries[:3]
+    assert cut(entries, 4) == entries
+    assert cut(entries, 0) == []
+    assert cut([], 5) == []
+
+
+def test_time_stood_still_before_a_rerun():
     """A sleep that had an hour left would be over at once when its run is taken up a day later."""
-    entries = journal("timer_set:t", "receive_started:r", "step_completed:a", "step_completed:b", s1="5000", s2="null")
-    kept = thawed(entries, 3, NOW + 3 + 100)
-    assert [entry.data for entry in kept] == ["5100", "null", None]
-    assert thawed(entries, 4, NOW + 10**6) == entries, "nothing is cut"
-    assert thawed(entries, 0, NOW) == []
-    assert thawed(entries, 3, NOW)[0].data == "5000", "a clock that went back takes nothing away"
+    entries = journal(
+        "timer_set:t", "receive_started:r", "timer_set:date", "step_completed:a", "step_completed:b", "failed", "rerun",
+        s1="5000", s2="6000", s3='"2025"', s7={"keep": 4},
+    )  # fmt: skip
+    entries[-1] = entries[-1]._replace(at=entries[3].at + 100)
+    assert [entry.data for entry in present(entries)[:3]] == ["5100", "6100", '"2025"']
+    entries[-1] = entries[-1]._replace(at=NOW - 50)
+    assert present(entries)[0].data == "5000", "a clock that went back takes nothing away"
+    assert entries[0].data == "5000", "the journal itself stays as it was written"
 
 
 def test_a_timer_that_has_fired_stays_as_it_was():
     """The time of something that has happened would change."""
-    entries = journal("timer_set:t", "timer_fired:t", "step_completed:a", s1="5000")
-    assert thawed(entries, 2, NOW + 10**6)[0].data == "5000"
+    entries = journal("timer_set:t", "timer_fired:t", "step_completed:a", "failed", "rerun", s1="5000", s5={"keep": 2})
+    entries[-1] = entries[-1]._replace(at=NOW + 10**6)
+    assert present(entries)[0].data == "5000"
 
 
 def test_steps_that_had_not_ended_begin_with_their_first_attempt():
@@ -154,14 +167,14 @@ def test_steps_that_had_not_ended_begin_with_their_first_attempt():
     entries = journal(
         "attempt_started:a", "attempt_failed:a", "attempt_started:a", "step_completed:b", "step_completed:a"
     )
-    assert seqs(thawed(entries, 4, NOW)) == [4]
-    assert seqs(thawed(entries, 5, NOW)) == [1, 2, 3, 4, 5]
+    assert seqs(cut(entries, 4)) == [4]
+    assert seqs(cut(entries, 5)) == [1, 2, 3, 4, 5]
 
 
 def test_an_attempt_of_which_nothing_is_known_stays_begun():
     """A step that may run at most once would run twice."""
     entries = journal("attempt_failed:a", "attempt_started:a", "step_completed:b", "step_completed:c")
-    assert seqs(thawed(entries, 3, NOW)) == [2, 3]
+    assert seqs(cut(entries, 3)) == [2, 3]
 
 
 @pytest.mark.parametrize("kind", sorted(ENDINGS))

@@ -149,7 +149,7 @@ def test_a_cancelled_timer_is_given_back(loop, timers):
     """A timeout that was not needed would stay in the journal as due."""
 
     async def main():
-        async with asyncio.timeout(10):  # noqa: ASYNC100 - nothing to wait for is the point
+        async with asyncio.timeout(10):
             await asyncio.sleep(0)
             return "in time"
 
