@@ -305,6 +305,10 @@ class Worker:
             self._spawn(self._load, [run])
             return
         self._loading.discard(run.number)
+        stale = self._drivers.get(run.number)
+        if stale is not None:
+            # Others took the run away before this worker noticed, and it has claimed it again.
+            stale.lose()
         if parked is not None:
             self._drivers[run.number] = parked
             parked.resume(run, messages)
