@@ -144,6 +144,17 @@ def test_a_shared_payload_stays_until_its_last_run_goes(db):
     assert db.count("blobs") == 0
 
 
+def test_a_payload_shared_by_runs_that_go_together_goes_with_them(db):
+    """A large payload of two runs that are removed at once would stay behind with nobody who knows of it."""
+    for run_id in "ab":
+        db.owned(run_id)
+        db.write(db.row(run_id), ("entries", [entry(1, data=json.dumps("x" * 500))]))
+        finish(db, run_id)
+    doom = line("doom", before=NOW + 1, statuses='["completed"]', most=100)
+    db.apply(doom, *[line(name) for name in DROPS if name != "drop_orphans"], line("clear_doomed"))
+    assert {table: db.count(table) for table in TABLES} == dict.fromkeys(TABLES, 0)
+
+
 def test_batches_are_bounded_and_the_oldest_go_first(db):
     """Pruning a large database would hold it for minutes (I10)."""
     for place in range(7):
