@@ -170,7 +170,7 @@ class Driver:
             machine.given_up = [request for request in machine.given_up if isinstance(request, ChildRequest)]
         if machine.done:
             self._finish()
-        elif not self._writer.busy:
+        elif not (self._writer.busy or self._exclusive):
             self._commit_or_begin()
 
     def _register(self) -> None:
