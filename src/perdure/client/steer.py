@@ -127,9 +127,10 @@ class Steering(ABC):
         """
         Start a new run that has already done what another run did up to some step.
 
-        Workflow, input and seed are the same; the journal begins with the other's. The other run, which may
-        be running, does not change. Children that had not ended at that place are started anew, as children
-        of the fork. Signals that were received behind that place are not sent to the fork.
+        Workflow, input, seed and tags are the same, and so is the span to the deadline, from now; the journal
+        begins with the other's. The other run, which may be running, does not change. Children that had not
+        ended at that place are started anew, as children of the fork. Signals that were received behind that
+        place are not sent to the fork. Timers and timeouts that ran there have as much left as they had.
 
         Args:
             before: Key of the step, timer, signal or child to do again, with everything that was delivered
@@ -167,7 +168,10 @@ class Steering(ABC):
         Do a run again in place, from one of its steps: the same run in a new generation, due at once.
 
         The journal keeps everything and says what was dropped. Signals that the dropped part had received
-        are in the inbox again.
+        are in the inbox again. A child whose start is kept is not begun anew: its end is told again, so one
+        that failed is run again first. Children whose start is dropped are asked to end, unless they are
+        detached or have ids of their own. Timers and timeouts that ran at the cut have as much left as they
+        had there, steps have all their attempts, and there is no deadline any more.
 
         Args:
             before: As for `fork`: a key, "" for the beginning (the default), None to keep everything.
