@@ -154,11 +154,12 @@ def test_code_that_goes_on_where_the_history_ends_says_with_what(kit):
 
 def test_plain_workflows_are_replayed(kit):
     """Histories of workflows in threads could not be checked, or their threads would stay."""
+    before = set(threading.enumerate())
     history = recorded(kit, plain, 2)
     assert kit.replay(history).result == 7.5
     del history["journal"][3:]
     assert kit.replay(history).next == ("step 'quote#2'",)
-    left = [thread for thread in threading.enumerate() if thread.name == "perdure-workflow"]
+    left = [thread for thread in set(threading.enumerate()) - before if thread.name == "perdure-workflow"]
     for thread in left:
         thread.join(10)
     assert not any(thread.is_alive() for thread in left)

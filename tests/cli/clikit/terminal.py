@@ -117,7 +117,7 @@ class Process:
         path = os.pathsep.join([str(KIT), *filter(None, [environment.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
             [sys.executable, "-m", "perdure.cli", *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=environment | {"PYTHONPATH": path} | env,
+            env=environment | {"PYTHONPATH": path} | env, preexec_fn=_heed_interrupts,
         )  # fmt: skip
 
     def text(self) -> str:
@@ -179,3 +179,8 @@ class Process:
         self.kill()
         self._process.stdout.close()
         self._process.stderr.close()
+
+
+def _heed_interrupts() -> None:
+    """A shell that starts the tests in the background has them, and their children, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
