@@ -117,7 +117,8 @@ class Process:
         path = os.pathsep.join([str(KIT), *filter(None, [environment.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
             [sys.executable, "-m", "perdure.cli", *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=environment | {"PYTHONPATH": path} | env, preexec_fn=_heed_interrupts,
+            env=environment | {"PYTHONPATH": path} | env,
+            preexec_fn=_heed_interrupts,  # noqa: PLW1509 - it sets one signal, before exec
         )  # fmt: skip
 
     def text(self) -> str:
