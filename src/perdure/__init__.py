@@ -14,7 +14,24 @@ from perdure.engine.context import Context
 from perdure.engine.current import StepInfo, current_step
 from perdure.engine.definition import Step, Workflow
 from perdure.engine.threaded import SyncContext
-from perdure.errors import PerdureError, RetryAfter, Terminal
+from perdure.errors import (
+    ChildFailed,
+    InvalidInput,
+    PerdureError,
+    ReceiveTimedOut,
+    RecordedError,
+    RetryAfter,
+    RunCancelled,
+    RunFailed,
+    RunFinished,
+    RunNotFound,
+    RunTimedOut,
+    StartConflict,
+    StepInterrupted,
+    StepTimedOut,
+    Terminal,
+    TooFewSucceeded,
+)
 from perdure.model.limits import Limits
 from perdure.model.retry import Retry
 from perdure.model.run import RunFilter
@@ -25,23 +42,36 @@ from perdure.worker.options import WorkerOptions
 __all__ = [
     "App",
     "Child",
+    "ChildFailed",
     "Codec",
     "Compressed",
     "Context",
+    "InvalidInput",
     "Limits",
     "MapResult",
     "PerdureError",
+    "ReceiveTimedOut",
+    "RecordedError",
     "Retry",
     "RetryAfter",
+    "RunCancelled",
     "RunEvent",
+    "RunFailed",
     "RunFilter",
+    "RunFinished",
     "RunHandle",
     "RunInfo",
+    "RunNotFound",
+    "RunTimedOut",
+    "StartConflict",
     "Status",
     "Step",
     "StepInfo",
+    "StepInterrupted",
+    "StepTimedOut",
     "SyncContext",
     "Terminal",
+    "TooFewSucceeded",
     "Transaction",
     "WorkerOptions",
     "Workflow",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -13,6 +14,7 @@ from perdure.client.client import Client
 from perdure.client.handle import RunHandle
 from perdure.clock import Clock, SystemClock
 from perdure.codec.payload import Codec, Payloads
+from perdure.engine.annotation import check_context
 from perdure.engine.child import Takes0, Takes1, Takes2, Takes3
 from perdure.engine.context import Context
 from perdure.engine.definition import AsyncStep, Registry, Step, StepOptions, SyncStep, Workflow, WorkflowOptions
@@ -23,6 +25,7 @@ from perdure.store.batch import Probe
 from perdure.store.changes import Changes
 from perdure.store.sqlite import SqliteStore
 from perdure.worker.options import WorkerOptions
+from perdure.worker.stop import StopSignals
 from perdure.worker.worker import Worker
 
 P = ParamSpec("P")
@@ -31,6 +34,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 Synchronous = Literal["FULL", "NORMAL"]
+log = logging.getLogger("perdure.worker")
 
 
 class StepDecorator(Protocol):
@@ -56,7 +60,8 @@ class App:
     Workflows, and the database that their runs live in.
 
     ``async with app:`` opens the database and drives runs in this process until the block ends;
-    ``async with app.connected():`` opens it only to start, watch and steer runs that other processes drive.
+    ``async with app.connected():`` opens it only to start, watch and steer runs that other processes drive;
+    ``asyncio.run(app.serve())`` does nothing but drive runs until the process is told to stop.
 
     Args:
         url: ``sqlite:///orders.db`` (relative), ``sqlite:////var/lib/orders.db`` (absolute), or
@@ -191,13 +196,14 @@ class App:
         Register a workflow: ``@app.workflow`` or ``@app.workflow(name="checkout", timeout=3600)``.
 
         The function takes the context first, `Context` in a coroutine function and `SyncContext` in a plain
-        one, then its input.
+        one, then its input. While the app is open, its worker claims runs of the new workflow from then on.
 
         Args:
             options: Fields of `WorkflowOptions`.
 
         Raises:
             DuplicateName: Another workflow of this app has the name.
+            InvalidOption: An option that there is not, no function, or one that declares the other kind's context.
         """
         try:
             settings = WorkflowOptions(**options)
@@ -207,6 +213,7 @@ class App:
 
         def register(fn: Any) -> Workflow[..., Any]:
             workflow: Workflow[..., Any] = Workflow(fn, settings)
+            check_context(fn)
             self.registry.add(workflow)
             return workflow
 
@@ -242,6 +249,22 @@ class App:
             yield self
         finally:
             await self._close()
+
+    async def serve(self) -> None:
+        """
+        Drive runs in this process until SIGTERM or SIGINT (Ctrl-C), as `perdure worker` does.
+
+        At the first signal the worker takes no more runs, lets running bodies end within its ``drain`` and gives
+        its runs back; then this returns. A second signal ends the process at once, with exit code 9.
+
+        Raises:
+            InvalidOption: The app is open already, or this is not the main thread, which alone hears signals.
+        """
+        with StopSignals() as stop:
+            async with self:
+                log.info("driving %s on %s", ", ".join(self.registry.names()) or "no workflows", self.url)
+                await stop.told.wait()
+                log.info("%s: draining", stop.by)
 
     def _open(self) -> Client:
         if self._client is not None:

@@ -39,7 +39,7 @@ def test_prune(shop: Terminal):
     shop.parked("c")
     assert shop.done("db", "prune", "--older-than", "1h", "--json").json == {"removed": 0}
     assert shop.done("db", "prune", "--older-than", "0", "--status", "failed", "--json").json == {"removed": 0}
-    assert shop.done("db", "prune", "--older-than", "0", "--batch", 1).out == "Removed 2 runs.\n"
+    assert shop.done("db", "prune", "--older-than", "0", "--trees", 1).out == "Removed 2 runs.\n"
     assert [run["id"] for run in shop.done("run", "list", "--json").json["runs"]] == ["c"]
 
 

@@ -97,8 +97,8 @@ def test_a_chosen_id_is_free_again_after_a_crash(shop, pipe):
     assert second.wait() == 0
 
 
-def test_a_worker_makes_a_new_database_only(terminal):
-    """A worker would change a schema that an operator wanted to migrate himself."""
+def test_a_worker_migrates_as_its_app_does(terminal):
+    """A worker would not start with a new database, or change a schema that an operator wanted to migrate himself."""
     worker = terminal.start("worker", "clikit.shop:app", "--url", "sqlite:///new.db")
     ready = worker.text()
     assert ready.startswith("Worker ")
@@ -108,8 +108,9 @@ def test_a_worker_makes_a_new_database_only(terminal):
     assert worker.text() == "Draining: 0 runs are being driven.\n"
     assert worker.text() == "Stopped. All runs are stored as they stand.\n"
     assert worker.wait() == 0
+    (terminal.folder / "careful.py").write_text("from perdure import App\n\napp = App(migrate=False)\n")
     terminal.damage("create table mine (x)")
-    refused = terminal.start("worker", "clikit.shop:app", "--json", "--url", terminal.url)
+    refused = terminal.start("worker", "careful:app", "--json", "--url", terminal.url)
     assert refused.wait() == 7
     assert json.loads(refused.errors)["code"] == "schema_missing"
 

@@ -114,7 +114,7 @@ def test_a_schema_that_does_not_fit(terminal):
 
 
 def test_a_schema_that_is_missing(terminal):
-    """A worker would put its tables into some other program's database, unasked."""
+    """A command that only looks would put its tables into some other program's database."""
     terminal.damage("create table mine (x)")
     answer = terminal.run("run", "list", "--url", terminal.url, "--json")
     assert (answer.code, answer.problem["code"]) == (7, "schema_missing")

@@ -75,7 +75,7 @@ async def prune(
         list[Status] | None,
         typer.Option(metavar="STATUS", help="Only those that are completed, failed or cancelled; may be repeated."),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Trees per transaction.")] = 500,
+    trees: Annotated[int, typer.Option(min=1, help="Trees per transaction.")] = 500,
 ) -> None:
     """
     Remove runs that ended long ago, with all that belongs to them.
@@ -87,7 +87,7 @@ async def prune(
     async with session.connected() as app:
         with session.out.working("Pruning …") as shown:
             while count := await app.client.prune(
-                older_than=age, statuses=tuple(status or TERMINAL), batch=batch, most=PRUNED_AT_A_TIME
+                older_than=age, statuses=tuple(status or TERMINAL), trees=trees, most=PRUNED_AT_A_TIME
             ):
                 removed += count
                 if shown:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from perdure.errors import PerdureError
+from perdure.worker.stop import NOT_DRAINED
 
 DONE = 0
 UNEXPECTED = 1
 USAGE = 2
 UNHEALTHY = 8
-NOT_DRAINED = 9
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 

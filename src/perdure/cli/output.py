@@ -136,7 +136,7 @@ def visible(text: str) -> str:
 
 def compact(value: Any) -> str:
     """A value as JSON on one line, for people."""
-    return visible(json.dumps(value, ensure_ascii=False, default=str))
+    return visible(json.dumps(plain(value), ensure_ascii=False))
 
 
 def brief(value: Any, room: int = BRIEF) -> str:

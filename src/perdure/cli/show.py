@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from rich.table import Column
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from perdure.cli.output import Output, brief, plain, status_text, took, visible, when
 from perdure.client.client import Client
-from perdure.client.view import RunEvent, RunInfo
+from perdure.client.view import RunEvent, RunInfo, entry_data
 from perdure.clock import to_datetime
 from perdure.model.run import RunFilter
 from perdure.model.status import Status
@@ -87,7 +88,8 @@ async def picture_of(client: Client, run_id: str, *, whole: bool) -> Picture:
 def _event(entry: dict[str, Any]) -> RunEvent:
     started = entry.get("started_at")
     return RunEvent(
-        entry["seq"], str(entry["kind"]), entry["key"], to_datetime(entry["at"]), entry.get("data"),
+        entry["seq"], str(entry["kind"]), entry["key"], to_datetime(entry["at"]),
+        entry_data(entry["kind"], entry.get("data")),
         None if started is None else to_datetime(started), entry.get("attempt"),
     )  # fmt: skip
 
@@ -195,7 +197,7 @@ def print_event(out: Output, event: RunEvent, *, full: bool) -> None:
     if full:
         out.text(head)
         if event.data is not None:
-            text = _error(event.data, full=True) or json.dumps(event.data, indent=2, ensure_ascii=False)
+            text = _error(event.data, full=True) or json.dumps(plain(event.data), indent=2, ensure_ascii=False)
             out.text("\n".join(f"    {line}" for line in text.splitlines()))
     else:
         out.text(f"{head}  {_short(event.data, max(20, out.room - len(head)))}".rstrip())
@@ -203,9 +205,11 @@ def print_event(out: Output, event: RunEvent, *, full: bool) -> None:
 
 
 def _short(data: Any, room: int) -> str:
-    """A payload in a few words: an error by its type and message, other data as JSON."""
+    """A payload in a few words: an error by its type and message, a time as such, other data as JSON."""
     if data is None:
         return ""
+    if isinstance(data, datetime):
+        return f"until {when(data)}"
     error = _error(data, full=False)
     return brief(data, room) if error is None else error[: room - 1] + "…" if len(error) > room else error
 

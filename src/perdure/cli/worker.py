@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import sys
 import threading
-from contextlib import suppress
 from dataclasses import replace
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -18,13 +15,13 @@ from rich.table import Column
 
 from perdure.app import App
 from perdure.cli.command import Session, Url
-from perdure.cli.exits import NOT_DRAINED
 from perdure.cli.logs import Level, configure
 from perdure.cli.output import Output, in_words, when
-from perdure.cli.target import database_url, is_new, load_app
+from perdure.cli.target import database_url, load_app
 from perdure.cli.values import duration
 from perdure.client.view import WorkerInfo
 from perdure.clock import SystemClock, to_datetime
+from perdure.worker.stop import StopSignals
 
 LEAVE_S = 2.0
 """How long, once it has drained, the process waits for threads of its app that do not end."""
@@ -72,47 +69,21 @@ def work(
     }
     options = replace(named.worker_options, **{name: value for name, value in given.items() if value is not None})
     database = database_url(url, named)
-    serving = named.variant(url=database, worker=options, migrate=is_new(database))
+    serving = named.variant(url=database, worker=options)
     asyncio.run(_serve(session.out, named, serving))
     _leave_anyway()
 
 
 async def _serve(out: Output, named: App, serving: App) -> None:
     """Drive runs until a signal comes; calls on the app that the user named go to the one that is open."""
-    stop = _Stop(asyncio.get_running_loop())
-    async with serving:
-        with named.lent(serving):
-            _say_ready(out, serving)
-            await stop.told.wait()
-            driven = serving.worker.statistics["driven"] if serving.worker else 0
-            _say(out, "draining", f"Draining: {driven} runs are being driven.", signal=stop.by, driven=driven)
-    _say(out, "stopped", "Stopped. All runs are stored as they stand.")
-
-
-class _Stop:
-    """
-    Hears SIGTERM and SIGINT: the first is told, the second ends the process.
-
-    Attributes:
-        told: Set at the first one.
-        by: Its name.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.told = asyncio.Event()
-        self.by = ""
-        self._loop = loop
-        # Not through the loop, which may be blocked by the very thing that somebody wants to stop.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._hear)
-
-    def _hear(self, number: int, _frame: FrameType | None) -> None:
-        if self.by:
-            with suppress(OSError):
-                os.write(2, b"Stopped at once. What was running is run again by others.\n")
-            os._exit(NOT_DRAINED)
-        self.by = signal.Signals(number).name
-        self._loop.call_soon_threadsafe(self.told.set)
+    with StopSignals() as stop:
+        async with serving:
+            with named.lent(serving):
+                _say_ready(out, serving)
+                await stop.told.wait()
+                driven = serving.worker.statistics["driven"] if serving.worker else 0
+                _say(out, "draining", f"Draining: {driven} runs are being driven.", signal=stop.by, driven=driven)
+        _say(out, "stopped", "Stopped. All runs are stored as they stand.")
 
 
 def _say_ready(out: Output, app: App) -> None:

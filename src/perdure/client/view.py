@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from perdure.clock import to_datetime
 from perdure.codec.payload import Payloads
 from perdure.codec.value import codec_for
-from perdure.model.entry import Entry
+from perdure.model.entry import Entry, Kind
 from perdure.model.run import RunRow, WorkerRow
 from perdure.model.status import Status
 
@@ -25,7 +25,7 @@ class RunInfo:
         generation: 1, and one more with each rerun.
         due_at: When a worker should go on with it; None while one does, and while it waits for others.
         waiting_for: Topics whose messages make it due, such as "signal:approval" and "child:order-7/bill".
-        reason: Why it is paused: its code, its message and the time.
+        reason: Why it is paused: {"code", "message", "at", "seq"}, the time as a datetime.
         parent, root: Numbers of the run that started it and of the first of its tree.
         takeovers: Times in a row that its worker died without progress of the run.
     """
@@ -71,7 +71,7 @@ def run_info(row: RunRow) -> RunInfo:
         deadline_at=_time(row.deadline_at),
         due_at=_time(row.due_at),
         waiting_for=json.loads(row.waiting_for) if row.waiting_for else [],
-        reason=json.loads(row.reason) if row.reason else None,
+        reason=_told(json.loads(row.reason)) if row.reason else None,
         takeovers=row.takeovers,
         forked_from=row.forked_from,
     )
@@ -86,7 +86,8 @@ class RunEvent:
         seq: Its position; pass it as `after` to go on behind it.
         kind: One of `perdure.model.entry.Kind`.
         key: The operation of the workflow that it belongs to.
-        data: Its payload as plain data: a step's result, an error, {"name", "data"} of an emitted event.
+        data: Its payload as plain data: a step's result, an error, {"name", "data"} of an emitted event. Of a timer
+            or a wait that has a timeout (timer_set, receive_started) the datetime when it is over.
         started_at, attempt: Of the step's attempt that it reports.
     """
 
@@ -103,12 +104,26 @@ def run_event(entry: Entry, payloads: Payloads) -> RunEvent:
     """A journal entry for callers; its data must be resolved."""
     data = None if entry.data is None else codec_for(Any).decode(payloads.open(entry.data), f"Entry {entry.seq}")
     return RunEvent(
-        entry.seq, str(entry.kind), entry.key, to_datetime(entry.at), data, _time(entry.started_at), entry.attempt
-    )
+        entry.seq, str(entry.kind), entry.key, to_datetime(entry.at), entry_data(entry.kind, data),
+        _time(entry.started_at), entry.attempt,
+    )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerInfo:
+def entry_data(kind: str, data: Any) -> Any:
+    """An entry's data for callers: what is stored, with times as datetimes."""
+    if data is None:
+        return None
+    if kind in {Kind.TIMER_SET, Kind.RECEIVE_STARTED}:
+        return to_datetime(data) if isinstance(data, int) else datetime.fromisoformat(data)
+    return _told(data) if kind == Kind.PAUSED else data
+
+
+def _told(reason: dict[str, Any]) -> dict[str, Any]:
+    """Why a run is paused, with the time as a datetime."""
+    return reason | {"at": to_datetime(reason["at"])}
+
+
+class WorkerInfo(NamedTuple):
     """
     A worker process.
 

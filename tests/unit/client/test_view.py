@@ -41,9 +41,26 @@ def test_what_a_run_does_not_have_is_empty():
 
 
 def test_a_reason_is_plain_data():
-    """A caller would have to parse why a run is paused."""
-    reason = {"code": "divergence", "seq": 3, "message": "größe"}
-    assert run_info(ROW._replace(status="paused", reason=json.dumps(reason))).reason == reason
+    """A caller would have to parse why a run is paused, or to know in which unit the time is."""
+    reason = {"code": "divergence", "seq": 3, "message": "größe", "at": AT}
+    assert run_info(ROW._replace(status="paused", reason=json.dumps(reason))).reason == reason | {"at": MOMENT}
+
+
+@pytest.mark.parametrize(("kind", "stored", "shown"), [
+    (Kind.TIMER_SET, AT, MOMENT),
+    (Kind.TIMER_SET, MOMENT.isoformat(), MOMENT),
+    (Kind.RECEIVE_STARTED, AT, MOMENT),
+    (Kind.PAUSED, {"code": "operator", "at": AT}, {"code": "operator", "at": MOMENT}),
+    (Kind.STEP_COMPLETED, AT, AT),
+])  # fmt: skip
+def test_times_in_entries_are_datetimes(kind, stored, shown):
+    """Whoever watches a run would see a timer as a number of sixteen digits."""
+    assert run_event(Entry(1, kind, "k", AT, json.dumps(stored)), Payloads(None, Limits())).data == shown
+
+
+def test_a_wait_without_a_timeout_has_no_time():
+    """A wait for ever would look as if it had an end."""
+    assert run_event(Entry(1, Kind.RECEIVE_STARTED, "k", AT), Payloads(None, Limits())).data is None
 
 
 @pytest.mark.parametrize("status", Status)
