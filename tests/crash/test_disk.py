@@ -32,7 +32,7 @@ def test_failing_writes_refuse_with_a_typed_error_and_go_on_when_they_succeed(pl
     wal = place.database.with_name("perdure.db-wal")
     assert wal.stat().st_size > 64 * KIB, "the log is to be longer than the limit, so that every write to it fails"
     worker.ask("file_size", 64 * KIB)
-    _nothing_can_be_stored(place, worker, {"StoreUnavailable", "StoreFull"})
+    _nothing_can_be_stored(place, worker, {"StoreFull"})
     worker.ask("file_size", -1)
     _all_goes_on(place, worker)
 

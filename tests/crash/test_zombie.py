@@ -15,16 +15,7 @@ ROWS = "select status, epoch, seq, * from perdure_runs left join perdure_journal
 
 def test_stopped_worker_that_wakes_after_its_run_has_ended_writes_nothing(place: Place):
     """A worker that slept through the take-over and the end of its run would write behind the end (I1, I3)."""
-    zombie = place.start(roles.worker, worker=LEASE)
-    number = zombie.expect("ready")
-    client = place.start(roles.client)
-    client.expect("ready")
-    client.ask("start", "waits_for_file", ["go"], "run")
-    place.until((place.folder / "go-begun-0").exists, "the body")
-    _stop_between_beats(place, zombie, number)
-
-    heir = place.start(roles.worker, worker=LEASE)
-    heir.expect("ready")
+    zombie, number, client, heir = _one_falls_asleep_and_another_comes(place)
     (place.folder / "go").touch()
     assert client.ask("result", "run") == "1 go 2"
     lease_until = place.value("select lease_until from perdure_workers where number = ?", number)
@@ -40,16 +31,7 @@ def test_stopped_worker_that_wakes_after_its_run_has_ended_writes_nothing(place:
 
 def test_stopped_worker_that_wakes_while_another_drives_its_run_writes_nothing(place: Place):
     """A worker about to record an outcome as it fell asleep would put it into the other's journal (I1)."""
-    zombie = place.start(roles.worker, worker=LEASE)
-    number = zombie.expect("ready")
-    client = place.start(roles.client)
-    client.expect("ready")
-    client.ask("start", "waits_for_file", ["go"], "run")
-    place.until((place.folder / "go-begun-0").exists, "the body")
-    _stop_between_beats(place, zombie, number)
-
-    heir = place.start(roles.worker, worker=LEASE)
-    heir.expect("ready")
+    zombie, number, client, heir = _one_falls_asleep_and_another_comes(place)
     place.until((place.folder / "go-begun-2").exists, "the same body in the other worker")
     before = place.rows(ROWS)
     assert [row[:3] for row in before] == [("running", 3, 1)], "where the zombie would write, the journal is empty"
@@ -112,6 +94,20 @@ def test_blocked_loop_is_reported_but_not_robbed(place: Place):
     assert client.ask("result", "run") == "done"
     assert len(place.deeds()) == 1
     assert place.rows("select distinct state from perdure_workers") == [("alive",)]
+
+
+def _one_falls_asleep_and_another_comes(place: Place) -> tuple[Child, int, Child, Child]:
+    """A worker, its number, a client and another worker; the first one sleeps in the midst of a step's body."""
+    zombie = place.start(roles.worker, worker=LEASE)
+    number = zombie.expect("ready")
+    client = place.start(roles.client)
+    client.expect("ready")
+    client.ask("start", "waits_for_file", ["go"], "run")
+    place.until((place.folder / "go-begun-0").exists, "the body")
+    _stop_between_beats(place, zombie, number)
+    heir = place.start(roles.worker, worker=LEASE)
+    heir.expect("ready")
+    return zombie, number, client, heir
 
 
 def _stop_between_beats(place: Place, child: Child, number: int) -> None:

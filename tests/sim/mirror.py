@@ -230,6 +230,10 @@ class Mirror:
                 self.wrong(f"I8: {run.id} is paused without a reason")
             elif json.loads(run.reason).get("code") == "divergence":
                 self.wrong(f"I7: {run.id} diverged from its journal: {json.loads(run.reason)['message']}")
+            elif json.loads(run.reason).get("code") not in {"operator", "poison", "operation_refused"}:
+                self.wrong(f"{run.id} was put aside by an error: {json.loads(run.reason)['message']}")
+            elif [fact.kind for fact in self.facts[run.number][-1:]] != [Kind.PAUSED]:
+                self.wrong(f"I4: {run.id} is paused, and its journal does not end with that")
         elif run.status not in MAY_WAIT or not json.loads(run.waiting_for or "[]"):
             self.wrong(f"I8: {run.id} is lost: {run}")
 

@@ -18,7 +18,9 @@ from tests.sim.process import MILLISECOND, Process
 
 from perdure import Limits, WorkerOptions
 from perdure.errors import IllegalMove, PerdureError, RunError, RunFinished, RunNotFound, StoreError
-from perdure.testing.time import START
+from perdure.store.doctor import examine
+from perdure.store.sqlite import SqliteStore
+from perdure.testing.time import START, VirtualClock
 
 PATIENCE_S = 6.0
 QUIET_S = 150.0
@@ -339,6 +341,7 @@ class World:
         chaos.cancel()
         self.chaos.stop()
         self.note(None, "HEALED")
+        self._examine()
         if self.rng.random() < 0.5:
             await self.boot(worker=True)
         await self._until_all_ended(scripts)
@@ -350,6 +353,7 @@ class World:
             else:
                 script.cancel()
         await asyncio.gather(*scripts, return_exceptions=True)
+        self._examine(over=True)
         for process in (*self.workers, self.client):
             if process.options and process.app.worker and process.app.worker.statistics["driven"]:
                 self.wrong(f"{process.name} still drives something: {process.app.worker.statistics}")
@@ -357,6 +361,19 @@ class World:
         await asyncio.sleep(30)
         if late := [process.name for process in self.processes if process.alive]:
             self.wrong(f"these processes do not leave: {late}")
+
+    def _examine(self, *, over: bool = False) -> None:
+        """The doctor finds no error in the midst of it, and notes at most when all is over."""
+        clock = VirtualClock(self.loop)
+        store = SqliteStore(self.path, clock=clock, limits=self.limits)
+        store.open(migrating=False)
+        try:
+            findings = _at_once(examine(store, clock.now()))
+        finally:
+            store.abandon()
+        for finding in findings:
+            if finding.severity == "error" or (over and finding.severity == "warning"):
+                self.wrong(f"the doctor says: {finding.message} {finding.examples}")
 
     async def _until_all_ended(self, scripts: list[asyncio.Future[None]]) -> None:
         """Resume what is paused, send what is waited for, until every run has ended and every caller is content."""
@@ -380,6 +397,15 @@ class World:
                 for topic in json.loads(run.waiting_for or "[]"):
                     if topic.startswith("signal:"):
                         await self._signal(run.id, topic.removeprefix("signal:"), 0)
+
+
+def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of what waits for nothing, without a turn of the loop: looking on changes no seed's course."""
+    try:
+        coroutine.send(None)
+    except StopIteration as ended:
+        return ended.value
+    raise AssertionError("it waits")
 
 
 async def _lose_patience(task: asyncio.Task[Any], turns: int) -> None:

@@ -13,7 +13,6 @@ from perdure.errors import (
     ContinueAsNew,
     EngineSignal,
     InvalidOption,
-    LeaseLost,
     PerdureError,
     RetryAfter,
     RunFailed,
@@ -123,9 +122,9 @@ def test_only_failures_that_can_pass_are_tried_again():
     assert retryable == {"StoreBusy", "StoreFull", "StoreReadOnly", "StoreUnavailable"}
 
 
-@pytest.mark.parametrize("signal", [EngineSignal(), LeaseLost(), ContinueAsNew("1")])
+@pytest.mark.parametrize("signal", [EngineSignal(), ContinueAsNew("1")])
 def test_a_users_except_does_not_eat_the_engines_signals(signal):
-    """A workflow with `except Exception` would swallow the loss of its lease."""
+    """A workflow with `except Exception` would swallow what lets go of it."""
     assert not isinstance(signal, Exception)
     assert not isinstance(signal, PerdureError)
 

@@ -145,3 +145,16 @@ def test_a_place_is_the_same_for_processes_that_see_each_other():
 def test_workers_have_identities_of_their_own():
     """Two workers of one process would keep each other's leases alive."""
     assert len({ids.worker_id() for _ in range(50)}) == 50
+
+
+def test_looking_for_a_process_does_not_end_it_on_windows(monkeypatch):
+    """Where signal 0 is an order to end, a worker would kill every other one on its machine by looking at it."""
+
+    def kill(pid, number):
+        raise AssertionError(f"process {pid} got signal {number}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", kill)
+        patch.setattr(os, "name", "nt")
+        gone = ids.process_gone(os.getpid())
+    assert not gone

@@ -99,12 +99,6 @@ def decode_error(text: str) -> BaseException:
         raise StoreCorrupt(problem) from error
 
 
-def traceback_of(text: str) -> str:
-    """The traceback in a stored error, at most the last 8 KiB of it; empty where there was none."""
-    kept = _parse(text).get("traceback", "")
-    return kept if isinstance(kept, str) else ""
-
-
 def _parse(text: str) -> dict[str, Any]:
     try:
         head = json.loads(text)

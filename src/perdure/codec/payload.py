@@ -7,6 +7,7 @@ from base64 import b64decode, b64encode
 from typing import Protocol
 
 from perdure.errors import InvalidOption, NotSerializable, PayloadTooLarge, StoreCorrupt
+from perdure.model.check import check_number
 from perdure.model.limits import Limits
 
 _SEALED = "~"  # JSON text never begins with it, so one database may hold sealed and plain payloads
@@ -42,9 +43,8 @@ class Compressed:
     name = "zlib"
 
     def __init__(self, level: int = 6, at_least: int = 1024) -> None:
-        if not 1 <= level <= 9:  # noqa: PLR2004 - zlib's own range
-            option = "Compressed(level)"
-            raise InvalidOption(option, f"{level!r} is not between 1 and 9")
+        check_number("Compressed(level)", level, 1, 9)
+        check_number("Compressed(at_least)", at_least, 0)
         self.level = level
         self.at_least = at_least
 

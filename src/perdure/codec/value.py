@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cache, lru_cache, partial
 from types import ModuleType
-from typing import Any, NewType, cast
+from typing import Any, NamedTuple, NewType, cast
 
 from perdure.errors import InvalidInput, NotSerializable
 
@@ -32,8 +32,7 @@ def _pydantic() -> ModuleType:
     return pydantic
 
 
-@dataclass(frozen=True, slots=True)
-class _Tool:
+class _Tool(NamedTuple):
     """One annotation's validator and serialiser, ready to call."""
 
     check: Callable[[Any], Any]
@@ -76,7 +75,7 @@ class TypeCodec:
         try:
             fit = tool.check(value)
         except Exception as error:
-            raise _misfit(what, error) from error
+            raise _unawaited(what, value) or _misfit(what, error) from error
         failed = None
         for dump, plain in tool.forms:
             try:
@@ -84,7 +83,7 @@ class TypeCodec:
                 if tool.sets and _may_hold_set(fit):
                     data = _any_json()(_in_order(plain(fit), plain(fit, mode="json")))
             except Exception as error:
-                raise NotSerializable(what, _explain(error)) from error
+                raise _unawaited(what, value) or NotSerializable(what, _explain(error)) from error
             try:
                 return data.decode(), tool.load(data)
             except Exception as error:  # noqa: BLE001 - validators are user code, and another form may do
@@ -134,6 +133,14 @@ class TypeCodec:
             ]
         self._tool = _Tool(adapter.validator.validate_python, load, tuple(forms), bool(kinds & _MAY_HOLD_SETS))
         return self._tool
+
+
+def _unawaited(what: str, value: Any) -> NotSerializable | None:
+    """What is wrong with a value that is a coroutine: an `await` was forgotten."""
+    if not inspect.iscoroutine(value):
+        return None
+    value.close()  # otherwise Python warns of the same, later and elsewhere
+    return NotSerializable(what, f"it is the coroutine {value.__qualname__}(): an `await` is missing before it")
 
 
 ANY = TypeCodec(Any)

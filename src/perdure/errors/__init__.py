@@ -16,7 +16,7 @@ Every error that perdure raises, and its stable code.
           SchemaTooNew  SchemaMissing  OperationRefused
 
     Terminal, RetryAfter             raised by users, inside steps
-    EngineSignal (BaseException)     control flow of the engine: LeaseLost, ContinueAsNew; never stored
+    EngineSignal (BaseException)     control flow of the engine: ContinueAsNew; never stored
 """
 
 from perdure.errors.base import PerdureError
@@ -32,7 +32,7 @@ from perdure.errors.run import (
     StepTimedOut,
     TooFewSucceeded,
 )
-from perdure.errors.signal import ContinueAsNew, EngineSignal, LeaseLost
+from perdure.errors.signal import ContinueAsNew, EngineSignal
 from perdure.errors.state import (
     Divergence,
     IllegalMove,
@@ -83,7 +83,6 @@ __all__ = [
     "InvalidInput",
     "InvalidName",
     "InvalidOption",
-    "LeaseLost",
     "NotInWorkflow",
     "NotSerializable",
     "OperationRefused",

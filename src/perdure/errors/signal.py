@@ -7,10 +7,6 @@ class EngineSignal(BaseException):
     """Control flow of the engine, which ``except Exception`` in a workflow cannot eat."""
 
 
-class LeaseLost(EngineSignal):
-    """Another worker owns the run now; what this one still holds of it is void (I1)."""
-
-
 class ContinueAsNew(EngineSignal):
     """The run goes on with an empty history and this input."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from perdure.errors import InvalidOption
+from perdure.model.check import check_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,4 @@ class Limits:
 
     def __post_init__(self) -> None:
         for option in ("payload_bytes", "inline_bytes", "history_entries", "queued_operations"):
-            if getattr(self, option) < 1:
-                name, problem = f"Limits({option})", "it must be 1 or more"
-                raise InvalidOption(name, problem)
+            check_number(f"Limits({option})", getattr(self, option), 1)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from perdure.clock import micros
-from perdure.errors import InvalidOption, RetryAfter, StepInterrupted, Terminal, UsageError
+from perdure.errors import RetryAfter, StepInterrupted, Terminal, UsageError
+from perdure.model.check import check_classes, check_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +39,12 @@ class Retry:
     never: tuple[type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.max_attempts is not None and self.max_attempts < 1:
-            option = "Retry(max_attempts)"
-            raise InvalidOption(option, f"{self.max_attempts!r} is less than 1")
-        if not self.backoff >= 1:
-            option = "Retry(backoff)"
-            raise InvalidOption(option, f"{self.backoff!r} is less than 1")
-        if not 0 <= self.jitter <= 1:
-            option = "Retry(jitter)"
-            raise InvalidOption(option, f"{self.jitter!r} is not between 0 and 1")
+        if self.max_attempts is not None:
+            check_number("Retry(max_attempts)", self.max_attempts, 1)
+        check_number("Retry(backoff)", self.backoff, 1, whole=False)
+        check_number("Retry(jitter)", self.jitter, 0, 1, whole=False)
+        check_classes("Retry(on)", self.on)
+        check_classes("Retry(never)", self.never)
         micros(self.delay, "Retry(delay)")
         micros(self.cap, "Retry(cap)")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from perdure.errors import InvalidOption
+from perdure.model.check import check_number
 from perdure.model.status import TERMINAL, Status
 
 MAX_PAGE = 1_000
@@ -28,6 +29,7 @@ class RunRow(NamedTuple):
         reason: Why it is paused, as JSON.
         seed: Where ctx.uuid() and ctx.random() begin.
         takeovers: Times in a row that its worker died without progress of the run.
+        first_input: What it was started with, once continue_as_new has replaced its input.
     """
 
     number: int
@@ -54,6 +56,7 @@ class RunRow(NamedTuple):
     takeovers: int
     takeover_seq: int | None
     forked_from: str | None
+    first_input: str | None
 
     @property
     def finished(self) -> bool:
@@ -152,13 +155,14 @@ class RunFilter:
     oldest_first: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.limit <= MAX_PAGE:
-            option = "RunFilter(limit)"
-            raise InvalidOption(option, f"{self.limit!r} is not between 1 and {MAX_PAGE}")
+        check_number("RunFilter(limit)", self.limit, 1, MAX_PAGE)
+        wanted: object = self.status
+        if not isinstance(wanted, tuple) or not all(isinstance(status, Status) for status in wanted):
+            option = "RunFilter(status)"
+            raise InvalidOption(option, f"{wanted!r} is not a tuple of Status")
 
 
-@dataclass(frozen=True, slots=True)
-class RunPage:
+class RunPage(NamedTuple):
     """One page of a list: its rows, and the `after` of the next page, None on the last."""
 
     rows: list[RunRow]

@@ -53,6 +53,10 @@ RULES = {
         select id from perdure_runs r
         where finished_at is not null
           and status is not (select kind from perdure_journal where run = r.number order by seq desc limit 1)""",
+    "is paused, and its journal does not end with that": """
+        select id from perdure_runs r
+        where status = 'paused'
+          and 'paused' is not (select kind from perdure_journal where run = r.number order by seq desc limit 1)""",
     "did something after its end": """
         select r.id from perdure_runs r join perdure_journal j on j.run = r.number
         where r.generation = 1 and j.kind in ('completed', 'failed', 'cancelled')

@@ -188,7 +188,7 @@ class Generator:
     def give_up(self, record: Record, row: dict, seq: int, add: Callable[[str, str, str | None], None]) -> None:
         """How the driver leaves its run, if it does."""
         way = self.chance.choices(
-            ("stay", "park", "release", "pause", "renew", "finish"), (30, 35, 5, 4, 4, 22)
+            ("stay", "park", "release", "pause", "give up", "renew", "finish"), (30, 35, 5, 4, 2, 4, 20)
         )[0]  # fmt: skip
         children = [f"child:{other['id']}" for other in self.model.runs.values() if other["parent"] == row["number"]]
         if way == "park":
@@ -200,6 +200,10 @@ class Generator:
         elif way == "pause":
             add("paused", "", None)
             record.pause(self.reason())
+        elif way == "give up":
+            reason = self.reason()
+            record.pause(reason)
+            record.add("note_pause", record.number, record.epoch + 1, reason, self.now)
         elif way == "renew":
             add("continued", "", None)
             record.renew(self.payload(), seq, self.now)
@@ -232,15 +236,21 @@ class Generator:
 
     def beat(self) -> Operation:
         until = self.now + self.chance.randrange(200, 900)
-        return Operation([line("heartbeat", worker=self.worker(), now=self.now, lease_until=until)])
+        worker = self.worker()
+        learn = [line("learn", worker=worker, workflows='["w"]')] if self.happens(0.2) else []
+        return Operation([*learn, line("heartbeat", worker=worker, now=self.now, lease_until=until)])
 
     def go(self) -> Operation:
         how = self.chance.choice(("leave", "declare_dead"))
         return Operation([line(how, worker=self.worker(), now=self.now)])
 
     def sweep(self) -> Operation:
-        expire = line("expire_runs", now=self.now, most_takeovers=self.chance.choice((1, 2, 3)), reason=self.reason())
-        return Operation([line("bury", now=self.now), expire])
+        reason = self.reason()
+        return Operation([
+            line("bury", now=self.now),
+            line("expire_runs", now=self.now, most_takeovers=self.chance.choice((1, 2, 3)), reason=reason),
+            line("note_poison", reason=reason, data=reason, now=self.now),
+        ])  # fmt: skip
 
     # ------------------------------------------------------------------------------------ operators
     def guarded(self, row: dict, then: Iterable[Line]) -> Operation:
@@ -318,6 +328,7 @@ class Generator:
             line("guard_there", number=NOBODY if self.happens(0.1) else row["number"]),
             line("guard_vacant", id=fork_id),
             line("guard_vacant", id=child),
+            *[line("guard_blob", hash=found[3][1:]) for _, found in journal[:3] if (found[3] or "").startswith("@")],
         ]
         return Operation(guards, body=lambda _transaction: lines)
 

@@ -1,6 +1,5 @@
 """The kinds of stores that the conformance suite runs on."""
 
-import asyncio
 from contextlib import closing
 from pathlib import Path
 
@@ -65,8 +64,3 @@ class SqliteMemory(SqliteFile):
 
 
 KINDS = (SqliteFile, SqliteMemory)
-
-
-def run(main) -> object:
-    """Run a coroutine to its end on a loop of its own."""
-    return asyncio.run(main)

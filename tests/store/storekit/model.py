@@ -144,6 +144,10 @@ class Model:
         if number not in self.runs:
             yield ("stale",)
 
+    def guard_blob(self, hash):
+        if hash not in self.blobs:
+            yield ("stale",)
+
     def guard_vacant(self, id):
         if self.by_id(id):
             yield ("stale",)
@@ -202,6 +206,21 @@ class Model:
         if row and row["epoch"] == epoch and row["owner"] is None:
             seq = (self.last_seq(row["number"]) or 0) + 1
             self.insert_entry(row["number"], seq, kind, "", now, data, None, None, None)
+
+    def _note_pause(self, row, data, now):
+        seq = self.last_seq(row["number"])
+        if row["status"] == "paused" and (seq is None or self.journal[row["number"], seq][0] != "paused"):
+            self.insert_entry(row["number"], (seq or 0) + 1, "paused", "", now, data, None, None, None)
+
+    def note_pause(self, run, epoch, data, now):
+        row = self.runs.get(run)
+        if row and (row["epoch"], row["owner"]) == (epoch, None):
+            self._note_pause(row, data, now)
+
+    def note_poison(self, reason, data, now):
+        for row in self.runs.values():
+            if row["reason"] == reason:
+                self._note_pause(row, data, now)
 
     # --------------------------------------------------------------------------------------- inbox
     def take(self, run, epoch, id):
@@ -322,7 +341,15 @@ class Model:
 
     def renew(self, run, epoch, input):
         if row := self.owned(run, epoch):
-            self.change(row, input=input, takeovers=0, takeover_seq=None)
+            first = row["input"] if row["first_input"] is None else row["first_input"]
+            self.change(row, first_input=first, input=input, takeovers=0, takeover_seq=None)
+
+    def forget_refs(self, run, epoch):
+        if row := self.owned(run, epoch):
+            texts = {row["input"], row["first_input"]}
+            texts |= {found[3] for (number, _), found in self.journal.items() if number == run}
+            texts |= {found["data"] for found in self.inbox.values() if found["run"] == run}
+            self.refs = {(number, name) for number, name in self.refs if number != run or f"@{name}" in texts}
 
     def clear_suspicion(self, run, epoch):
         if row := self.owned(run, epoch):
@@ -409,6 +436,10 @@ class Model:
         if row := self._alive(worker):
             row |= {"heartbeat_at": now, "lease_until": lease_until}
             yield ("alive",)
+
+    def learn(self, worker, workflows):
+        if row := self._alive(worker):
+            row |= {"workflows": workflows}
 
     def leave(self, worker, now):
         if row := self._alive(worker):

@@ -153,7 +153,6 @@ def test_typed_data_survives(value):
         (Annotated[int, Field(gt=0)], 4),
         (Any, None),
     ],
-    ids=repr,
 )
 def test_types_survive(annotation, value):
     """A supported type would come back as another type or value."""
@@ -198,7 +197,6 @@ def test_a_model_that_writes_nan_as_null_is_refused():
         (namedtuple("N", "a")(1), [1]),  # noqa: PYI024 - the untyped one, on purpose
         (Colour.RED, "red"),
     ],
-    ids=repr,
 )
 def test_without_annotation_things_come_back_as_plain_data(value, plain):
     """The documented form of values without annotation would change, and with it stored histories."""
@@ -270,6 +268,17 @@ def test_what_could_not_be_read_back_is_not_stored(annotation, value):
     """A run would complete a step and then be unable to replay it."""
     with pytest.raises(NotSerializable, match="The result of step 'a' cannot be stored as JSON"):
         codec_for(annotation).encode(value, "The result of step 'a'")
+
+
+@pytest.mark.parametrize("annotation", [Any, int])
+def test_a_coroutine_in_place_of_a_value_is_a_forgotten_await(annotation):
+    """A workflow that returns `ctx.step(…)` without `await` would be told of types, and Python would warn later."""
+
+    async def charge() -> int:
+        return 1
+
+    with pytest.raises(NotSerializable, match=r"charge\(\): an `await` is missing"):
+        codec_for(annotation).encode(charge(), "The result of flow")
 
 
 def test_the_deepest_data_that_is_written_is_read():

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from perdure.engine.history import base_time, cut, cut_before, cut_before_end, end_of, key_prefix, present
+from perdure.engine.history import base_time, cut, cut_before, cut_before_end, key_prefix, present
 from perdure.errors import StepNotFound
-from perdure.model.entry import ENDINGS, Entry, Kind
+from perdure.model.entry import Entry, Kind
 
 NOW = 1_000
 
@@ -175,11 +175,3 @@ def test_an_attempt_of_which_nothing_is_known_stays_begun():
     """A step that may run at most once would run twice."""
     entries = journal("attempt_failed:a", "attempt_started:a", "step_completed:b", "step_completed:c")
     assert seqs(cut(entries, 3)) == [2, 3]
-
-
-@pytest.mark.parametrize("kind", sorted(ENDINGS))
-def test_the_end_is_the_last_entry(kind):
-    """A finished run would look unfinished, or a rerun one finished."""
-    assert end_of(journal("step_completed:a", kind)).kind == kind
-    assert end_of(journal(kind, "rerun")) is None
-    assert end_of([]) is None

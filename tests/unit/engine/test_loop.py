@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from perdure.engine.loop import Branch, PrivateLoop
-from perdure.errors import BlockingCall, LeaseLost
+from perdure.engine.machine import Halt
+from perdure.errors import BlockingCall
 
 
 class Timers:
@@ -308,10 +309,10 @@ def test_a_closed_loop_runs_nothing_more(loop):
 
 
 def test_forgotten_errors_are_told_unless_they_are_the_engines(loop, caplog):
-    """A background task's failure would vanish, or each lost lease would look like one."""
+    """A background task's failure would vanish, or each run that is let go would look like one."""
     with caplog.at_level(logging.WARNING, "perdure.workflow"):
-        loop.call_exception_handler({"message": "lost", "exception": LeaseLost()})
-        loop.call_exception_handler({"message": "group", "exception": BaseExceptionGroup("g", [LeaseLost()])})
+        loop.call_exception_handler({"message": "lost", "exception": Halt()})
+        loop.call_exception_handler({"message": "group", "exception": BaseExceptionGroup("g", [Halt()])})
         assert caplog.records == []
         loop.call_exception_handler({"message": "mine", "exception": ValueError("x")})
         loop.quiet = True

@@ -81,7 +81,7 @@ def test_a_users_delay_replaces_the_policys():
 @pytest.mark.parametrize(
     "options",
     [{"max_attempts": 0}, {"max_attempts": -1}, {"backoff": 0.9}, {"backoff": float("nan")}, {"jitter": -0.1},
-     {"jitter": 1.1}, {"jitter": float("nan")}, {"delay": -1}, {"delay": "1"}, {"cap": timedelta(seconds=-1)}],
+     {"jitter": 1.1}, {"jitter": float("nan")}, {"delay": -1}, {"on": ValueError}, {"never": ["x"]}, {"delay": "1"}, {"cap": timedelta(seconds=-1)}],
 )  # fmt: skip
 def test_an_option_out_of_range_is_refused(options):
     """A mistake in a policy would show up in production, at the first failure."""

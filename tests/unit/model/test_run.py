@@ -28,8 +28,15 @@ def test_a_filter_takes_every_page_size_within_bounds(limit):
     assert RunFilter(limit=limit).limit == limit
 
 
-@pytest.mark.parametrize("limit", [0, MAX_PAGE + 1])
+@pytest.mark.parametrize("limit", [0, MAX_PAGE + 1, "5"])
 def test_a_filter_refuses_others(limit):
     """One request would load the whole table (I10)."""
     with pytest.raises(InvalidOption):
         RunFilter(limit=limit)
+
+
+@pytest.mark.parametrize("status", ["failed", Status.FAILED, ("failed",), [Status.FAILED]])
+def test_a_filter_takes_statuses_only(status):
+    """A mistake would end in an error of perdure's own, or list nothing."""
+    with pytest.raises(InvalidOption, match="status"):
+        RunFilter(status=status)

@@ -1,5 +1,8 @@
 """The driver's errors become ours by their classes, never by their texts."""
 
+import errno
+import os
+
 import apsw
 import pytest
 
@@ -39,6 +42,16 @@ def test_every_error_of_the_driver_has_one_of_ours(theirs):
     assert type(error) is WANTED.get(theirs, StoreError)
     assert "what SQLite said" in str(error)
     assert "orders.db" in str(error)
+
+
+@pytest.mark.parametrize("system", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_quota_and_a_limit_are_no_room_too(system):
+    """An operator would look for a broken disk where a quota is used up."""
+    error = mapped(apsw.IOError("disk I/O error"), "orders.db", system)
+    assert type(error) is StoreFull
+    assert os.strerror(system) in str(error)
+    assert type(mapped(apsw.IOError("disk I/O error"), "orders.db", errno.EIO)) is StoreUnavailable
+    assert type(mapped(apsw.CorruptError("malformed"), "orders.db", system)) is StoreCorrupt
 
 
 def test_the_text_does_not_decide():

@@ -1,0 +1,38 @@
+"""Options that are numbers or classes of errors, checked where they are given and not where they are first used."""
+
+from __future__ import annotations
+
+import math
+
+from perdure.errors import InvalidOption
+
+
+def check_number(option: str, value: object, least: float, most: float = math.inf, *, whole: bool = True) -> None:
+    """
+    Refuse what is no number of a range.
+
+    Args:
+        option: What to name in the error.
+        least, most: Both are allowed.
+        whole: Whether it must be an integer.
+
+    Raises:
+        InvalidOption: It is something else.
+    """
+    kind = int if whole else int | float
+    if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
+        span = f"{least} or more" if most == math.inf else f"from {least} to {most}"
+        raise InvalidOption(option, f"{value!r} is not a {'whole ' if whole else ''}number: it must be {span}")
+
+
+def check_classes(option: str, value: object) -> None:
+    """
+    Refuse what is no tuple of exception classes.
+
+    Raises:
+        InvalidOption: It is something else.
+    """
+    if not isinstance(value, tuple) or not all(
+        isinstance(cls, type) and issubclass(cls, BaseException) for cls in value
+    ):
+        raise InvalidOption(option, f"{value!r} is not a tuple of exception classes, such as (OSError, ValueError)")
