@@ -61,7 +61,7 @@ crash: $(STAMP) ## kill real processes, restart them, compare
 
 .PHONY: sim
 sim: $(STAMP) ## simulate SEEDS=300 seeds, or one: SEED=17
-	@PERDURE_SIM_SEEDS=$(SEEDS) $(if $(SEED),PERDURE_SIM_SEED=$(SEED)) $(PYTEST) tests/sim
+	@PERDURE_SIM_SEEDS=$(SEEDS) $(if $(SEED),PERDURE_SIM_SEED=$(SEED)) $(PYTEST) tests/sim $(if $(SEED),-s,-n 2)
 
 .PHONY: examples
 examples: $(STAMP) ## run the examples and compare what they print

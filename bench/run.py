@@ -145,6 +145,8 @@ def session(given: argparse.Namespace) -> list[dict]:
 def main() -> int:
     """Exit code 2 when a measurement failed, 1 when a floor is missed under --strict, else 0."""
     given = arguments()
+    # Installed software runs from its compiled files; without them each start would compile perdure anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     records = session(given)
     if not records:
         print("nothing to measure: these peers have none of these workloads", file=sys.stderr)

@@ -7,17 +7,19 @@ import os
 import random
 import re
 import socket
-import uuid
+from collections.abc import Iterable
 from random import Random as Random  # noqa: PLC0414 - also for those who name the type
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perdure.errors import InvalidName
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 _HEX_BITS = 48
 _ID = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")
 _NAME = re.compile(r"(?!~)[^\x00-\x1f\x7f\ud800-\udfff/]{1,200}(?<!#)")
 _REPEAT = re.compile(r"#\d+$")
-MAX_NAME = 200
 MAX_ID = 200
 
 
@@ -77,7 +79,9 @@ def process_place() -> str:
 
 
 def process_gone(pid: int) -> bool:
-    """Whether no process of this place has this id any more."""
+    """Whether no process of this place is known to have this id any more."""
+    if os.name != "posix":
+        return False  # on Windows, os.kill ends the process that it is to look for
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -101,9 +105,11 @@ def stream(*parts: object) -> Random:
     return Random(int.from_bytes(digest, "big"))  # noqa: S311 - reproducible, not secret, on purpose
 
 
-def uuid_from(source: Random) -> uuid.UUID:
+def uuid_from(source: Random) -> UUID:
     """A version 4 UUID drawn from a reproducible source."""
-    return uuid.UUID(int=source.getrandbits(128), version=4)
+    from uuid import UUID  # noqa: PLC0415 - it asks which platform this is, for which `import perdure` need not wait
+
+    return UUID(int=source.getrandbits(128), version=4)
 
 
 def jitter() -> float:
@@ -121,6 +127,19 @@ def check_id(what: str, value: Any) -> str:
     if not isinstance(value, str) or not _ID.fullmatch(value):
         raise InvalidName(what, value, "it must be a string of 1 to 200 characters without control characters")
     return value
+
+
+def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """
+    Return tags given by a user.
+
+    Raises:
+        InvalidName: One is no id, or they are one string instead of several.
+    """
+    if isinstance(tags, str):
+        what = "list of tags"
+        raise InvalidName(what, tags, f"write [{tags!r}]")
+    return tuple(check_id("tag", tag) for tag in tags)
 
 
 def check_name(what: str, value: Any) -> str:

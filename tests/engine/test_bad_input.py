@@ -5,11 +5,13 @@ import gc
 import os
 import threading
 import warnings
+from typing import Any
 
 import apsw
 import pytest
 
-from perdure import App, Context, Limits, Retry, WorkerOptions, current_step
+import perdure
+from perdure import App, Context, Limits, Retry, Step, SyncContext, WorkerOptions, current_step
 from perdure.errors import (
     BlockingCall,
     DuplicateName,
@@ -59,6 +61,51 @@ def test_definitions_that_cannot_be(lab, define):
         define(lab.app())
 
 
+def plain(ctx: "Context") -> None:
+    """Declares the context of the other kind."""
+
+
+async def coroutine(ctx: "SyncContext") -> None:
+    """The same."""
+
+
+async def dotted(ctx: "perdure.SyncContext") -> None:
+    """The same."""
+
+
+async def only_for_checkers(ctx: "elsewhere.SyncContext") -> None:  # noqa: F821 - as with an import under TYPE_CHECKING
+    """The same."""
+
+
+class Mine(SyncContext):
+    """A context of the user's."""
+
+
+async def derived(ctx: Mine) -> None:
+    """The same."""
+
+
+@pytest.mark.parametrize("fn", [plain, coroutine, dotted, only_for_checkers, derived], ids=lambda fn: fn.__name__)
+def test_the_other_kinds_context(lab, fn):
+    """A workflow that was written for the other context would fail in its first run, with a riddle."""
+    with pytest.raises(UsageError, match=r"write `ctx: (Sync)?Context`, or make it") as problem:
+        lab.app(fn)
+    assert problem.value.code == "invalid_option"
+    assert f"{fn.__name__} is {'plain' if fn is plain else 'async'}" in str(problem.value)
+
+
+def test_contexts_that_fit(lab):
+    """A definition would be refused though its context is right, or is not declared."""
+
+    async def undeclared(ctx) -> None: ...
+    async def anything(ctx: Any) -> None: ...
+    async def text(ctx: "Context") -> None: ...
+    def sync(ctx: "Mine") -> None: ...
+    def unknown(ctx: "no.such.Thing") -> None: ...  # noqa: F821 - what is tested
+
+    lab.app(undeclared, anything, text, sync, unknown)
+
+
 def test_one_name_twice(lab):
     """Two workflows of one name would replace each other silently."""
     app = lab.app(healthy)
@@ -86,6 +133,7 @@ def test_starts_that_cannot_be(lab):
                 (lambda: app.start("flow", 1, id=5), InvalidName),
                 (lambda: app.start("flow", 1, tags=["ok", ""]), InvalidName),
                 (lambda: app.start("flow", 1, tags=[7]), InvalidName),
+                (lambda: app.start("flow", 1, tags="abc"), InvalidName),
                 (lambda: app.start("flow", 1, timeout=-5), InvalidOption),
                 (lambda: app.start("flow", 1, delay="x"), InvalidOption),
                 (lambda: app.start("flow", "x"), PerdureError),
@@ -141,6 +189,31 @@ def test_a_run_whose_workflow_nobody_knows(lab):
             assert (await app.handle("r").info()).status == "queued"
         async with lab.worker(healthy) as app:
             assert (await lab.ended(app, "r")).value == "alive"
+
+    lab.play(main)
+
+
+def test_a_workflow_that_is_registered_late(lab):
+    """A worker would never claim the runs of a workflow that was registered after the app was opened."""
+
+    async def late(ctx: Context) -> str:
+        return "late"
+
+    async def main():
+        async with lab.app(late).connected() as app:
+            await app.start("late", id="r")
+        async with lab.worker(healthy) as app:
+            await asyncio.sleep(10)
+            assert (await app.handle("r").info()).status == "queued"
+            app.workflow(late)
+            assert (await lab.ended(app, "r")).value == "late"
+            await app.start("late", id="delayed", delay=60)
+            assert (await lab.ended(app, "delayed")).value == "late"
+            (worker,) = [worker for worker in await app.client.workers() if worker.state == "alive"]
+            assert worker.workflows == ["healthy", "late"]
+            worker = app.worker
+        app.workflow(name="later")(late)
+        assert worker._workflows == '["healthy", "late"]'  # it has left
 
     lab.play(main)
 
@@ -395,6 +468,20 @@ def test_futures_of_the_engine_cancelled_by_hand(lab):
     ended = lab.finish(flow)
     assert ended.value == [[False, True, True], ["int", "CancelledError", "CancelledError"]]
     assert (ran, len(ended.keys("step_cancelled"))) == ([10], 2)
+
+
+@pytest.mark.parametrize("body", [healthy, abs])
+def test_a_step_that_a_workflow_calls_as_a_function_is_refused(lab, body):
+    """Its body would run in the workflow, unrecorded, and again on each replay."""
+    step = Step(body)
+
+    async def flow(ctx: Context) -> str:
+        try:
+            return str(step(-1))
+        except BlockingCall as error:
+            return error.code
+
+    assert lab.finish(flow).value == "blocking_call"
 
 
 @pytest.mark.parametrize("what", ["to_thread", "open_connection", "subprocess", "new loop"])

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from perdure import Context, Retry
+from perdure import Context, Limits, Retry
+from perdure.codec.payload import Payloads
 from perdure.engine.definition import Step, StepOptions
 from perdure.errors import RunCancelled, RunFinished, RunNotFound, RunTimedOut
 
@@ -516,5 +517,49 @@ def test_a_signal_and_a_cancellation_at_once(lab):
             ended = await lab.ended(app, "r", "flow")
             assert ended.value == "kept"
             await lab.check_replay(app, ended, "flow")
+
+    lab.play(main)
+
+
+class Backwards:
+    name = "backwards"
+
+    @staticmethod
+    def encode(data):
+        return data[::-1]
+
+    decode = encode
+
+
+def test_the_reason_of_a_cancellation_is_sealed_like_everything_else(lab):
+    """With a codec that encrypts, why a run was cancelled would lie in the file in plain text."""
+    stored = []
+
+    async def main():
+        async with lab.worker(forever, codec=Backwards()) as app:
+            await app.start("forever", id="r")
+            await asyncio.sleep(10)
+            await app.cancel("r", "the customer's cat")
+            stored.extend(await app.client.store.select("select data from perdure_inbox"))
+            with pytest.raises(RunCancelled, match="the customer's cat"):
+                await app.handle("r").result()
+            stored.extend(await app.client.store.select("select data from perdure_journal"))
+
+    lab.play(main)
+    assert stored
+    assert not [data for (data,) in stored if data and "customer" in data]
+
+
+def test_a_run_whose_reason_cannot_be_read_is_cancelled_all_the_same(lab):
+    """A run would go on, or be paused, because somebody with another codec has cancelled it."""
+
+    async def main():
+        async with lab.worker(forever) as app:
+            await app.start("forever", id="r")
+            await asyncio.sleep(10)
+            app.client.payloads = Payloads(Backwards(), Limits())
+            await app.cancel("r", "enough")
+            with pytest.raises(RunCancelled, match="cannot be read"):
+                await app.handle("r").result()
 
     lab.play(main)

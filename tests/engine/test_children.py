@@ -405,7 +405,7 @@ def test_children_that_cannot_be_started(lab):
             lambda: ctx.call("nobody"), lambda: ctx.call("slow", "soon"), lambda: ctx.call("slow"),
             lambda: ctx.call("slow", 1, 2),
             lambda: ctx.call("echo", object()), lambda: ctx.call("echo", 1, id=""),
-            lambda: ctx.call("echo", 1, tags=[""]),
+            lambda: ctx.call("echo", 1, tags=[""]), lambda: ctx.call("echo", 1, tags="abc"),
             lambda: ctx.call("echo", 1, timeout=-1), lambda: ctx.call("echo", 1, id=7),
         ):  # fmt: skip
             try:
@@ -417,7 +417,7 @@ def test_children_that_cannot_be_started(lab):
     ended = lab.finish(flow, others=[slow, echo])
     assert ended.value == [
         UnknownWorkflow.__name__, InvalidInput.__name__, "InvalidInput", "InvalidInput", "NotSerializable",
-        "InvalidName", "InvalidName", "InvalidOption", "InvalidName",
+        "InvalidName", "InvalidName", "InvalidName", "InvalidOption", "InvalidName",
     ]  # fmt: skip
     assert ended.keys("child_started") == []
 

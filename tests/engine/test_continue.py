@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from perdure import Context, RunFilter
-from perdure.errors import HistoryTooLong, InvalidInput, PayloadTooLarge
+from perdure.client import steer
+from perdure.errors import HistoryTooLong, InvalidInput, PayloadTooLarge, StartConflict
 from perdure.model.limits import Limits
 
 
@@ -111,6 +112,38 @@ def test_input_of_the_next_generation_is_checked(lab):
     assert lab.finish(flow, 1).value == "invalid_input"
 
 
+@pytest.mark.parametrize("size", [10, 100_000], ids=["small", "large"])
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_the_first_input_is_known_for_ever(lab, rounds, size):
+    """A second start of the id with other input would pass for the same run once the first input was replaced."""
+
+    async def flow(ctx: Context, n: int, text: str, known: bool) -> int:
+        await ctx.receive("go")
+        if n < rounds:
+            ctx.continue_as_new(n + 1, f"{n}" * size, True)
+        return n
+
+    async def main():
+        async with lab.worker(flow) as app:
+            first = (0, "x" * size, False)
+            await app.start("flow", *first, id="r")
+            for n in range(rounds + 1):
+                await asyncio.sleep(10)
+                assert (await app.start("flow", *first, id="r")).id == "r"
+                now = (n, f"{n - 1}" * size, True)
+                for other in [(0, "x" * (size - 1) + "y", False), (1, "x" * size, False), *([now] if n else [])]:
+                    with pytest.raises(StartConflict, match="other input"):
+                        await app.start("flow", *other, id="r")
+                await app.signal("r", "go")
+            assert (await lab.ended(app, "r", "flow")).value == rounds
+            assert await (await app.start("flow", *first, id="r")).result() == rounds
+            await app.client.rerun("r", before="")
+            with pytest.raises(StartConflict, match="other input"):
+                await app.start("flow", 9, "x" * size, False, id="r")
+
+    lab.play(main)
+
+
 @pytest.mark.parametrize("where", ["gather", "group"])
 def test_continue_as_new_in_a_task(lab, where):
     """Called from a task of the workflow it would be lost, or leave the run hanging."""
@@ -180,6 +213,112 @@ def test_large_payloads_are_stored_once(lab):
             refs = await lab.sql(app, "select count(*) from perdure_blob_refs")
             assert refs[0][0] >= 3
             await lab.check_replay(app, ended, "flow")
+
+    lab.play(main)
+
+
+def test_blobs_of_a_forgotten_history_are_dropped(lab):
+    """I10: an endless run would fill the disk with large payloads that nothing refers to any more."""
+
+    async def flow(ctx: Context, n: int, text: str) -> int:
+        await ctx.step("mine", lambda: f"{n}" * 50_000)
+        await ctx.step("everybodys", lambda: "e" * 50_000)
+        await ctx.receive("go", str)
+        if n < 5:
+            ctx.continue_as_new(n + 1, "abcdef"[n] * 50_000)
+        return n
+
+    async def main():
+        async with lab.worker(flow) as app:
+
+            async def kept() -> str:
+                """The letters of which there are large payloads, after a prune that finds no old run."""
+                assert await app.client.prune(older_than=10**6) == 0
+                return "".join(sorted(text[-3] for (text,) in await lab.sql(app, "select data from perdure_blobs")))
+
+            await app.start("flow", 0, "x" * 50_000, id="r")
+            await app.signal("r", "unread", "u" * 50_000)
+            await app.signal("r", "unread", "k" * 50_000, key="k")
+            await asyncio.sleep(10)
+            assert await kept() == "0ekux"
+            for n in range(1, 6):
+                await app.signal("r", "go", "g" * 50_000, key=f"{n}")
+                await asyncio.sleep(10)
+                # Keyed signals stay, and so does the first input, to be compared with.
+                assert await kept() == f"{n}" + "".join(sorted("abcde"[n - 1] + "egkux"))
+            await app.signal("r", "go", "")
+            ended = await lab.ended(app, "r", "flow")
+            assert ended.value == 5
+            await lab.check_replay(app, ended, "flow")
+            assert [found for found in await app.client.doctor() if found.severity == "error"] == []
+
+    lab.play(main)
+
+
+def test_a_fork_does_not_copy_what_was_forgotten_meanwhile(lab, monkeypatch):
+    """A fork would get entries whose payloads are gone, and could never be driven."""
+    real, passed = steer.fork_of, []
+
+    async def flow(ctx: Context, n: int) -> int:
+        size = len(await ctx.step("large", lambda: f"{n}" * 50_000))
+        await ctx.receive("go")
+        if n < 1:
+            ctx.continue_as_new(n + 1)
+        return n + size
+
+    async def main():
+        async with lab.worker(flow) as app:
+
+            async def fork_of(*args):
+                """The run goes on, and the blobs are pruned, between the look at it and the fork."""
+                operation = await real(*args)
+                if not passed:
+                    passed.append(1)
+                    await app.signal("r", "go")
+                    await asyncio.sleep(10)
+                    await app.client.prune(older_than=10**6)
+                return operation
+
+            monkeypatch.setattr(steer, "fork_of", fork_of)
+            await app.start("flow", 0, id="r")
+            await asyncio.sleep(10)
+            await app.client.fork("r", id="fork")
+            assert passed
+            await app.signal("fork", "go")
+            assert (await lab.ended(app, "fork")).value == 50_001
+            assert [found for found in await app.client.doctor() if found.severity == "error"] == []
+
+    lab.play(main)
+
+
+def test_following_a_run_passes_over_what_was_forgotten_meanwhile(lab):
+    """Whoever follows an endless run slowly would get an error instead of what comes next."""
+
+    async def flow(ctx: Context, n: int) -> int:
+        await ctx.step("small", lambda: n)
+        await ctx.step("large", lambda: f"{n}" * 50_000)
+        await ctx.receive("go")
+        if n < 1:
+            ctx.continue_as_new(n + 1)
+        return n
+
+    async def main():
+        async with lab.worker(flow) as app:
+            await app.start("flow", 0, id="r")
+            await asyncio.sleep(10)
+            kinds = []
+            async for event in app.handle("r").events():
+                kinds.append(event.kind)
+                if len(kinds) == 1:
+                    await app.signal("r", "go")
+                    await asyncio.sleep(10)
+                    await app.client.prune(older_than=10**6)
+                    await app.signal("r", "go")
+            assert kinds[0] == "step_completed"
+            assert kinds[-6:] == [
+                "continued", "step_completed", "step_completed", "receive_started", "signal_received", "completed",
+            ]  # fmt: skip
+            assert kinds[1] == "receive_started", "the large one is gone"
 
     lab.play(main)
 

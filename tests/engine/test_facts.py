@@ -79,6 +79,31 @@ def test_watching_a_run(lab):
     lab.play(main)
 
 
+def test_a_watcher_that_fails_changes_nothing(lab):
+    """Whoever looks at a run could break it, or change what it records."""
+
+    async def flow(ctx: Context) -> str:
+        for n in range(3):
+            await ctx.emit("n", n)
+            await ctx.sleep(10)
+        return "done"
+
+    async def fail(app) -> None:
+        async for event in app.handle("r").events():
+            raise ZeroDivisionError(event.seq)
+
+    async def main():
+        async with lab.worker(flow) as app:
+            await app.start("flow", id="r")
+            failed = await asyncio.gather(*[fail(app) for _ in range(2)], return_exceptions=True)
+            assert [type(error) for error in failed] == [ZeroDivisionError] * 2
+            assert await app.handle("r").result() == "done"
+            kinds = [event.kind for event in await watched(app, "r")]
+            assert kinds == ["emitted", "timer_set", "timer_fired"] * 3 + ["completed"]
+
+    lab.play(main)
+
+
 def test_events_that_cannot_be_stored(lab):
     """An event without a JSON form, or one too large, would be cut, or break the run's journal."""
 

@@ -449,13 +449,15 @@ def test_a_thread_that_hangs_is_given_up(lab):
         return "second"
 
     async def flow(ctx: Context) -> str:
-        return await ctx.step("hangs", hangs, timeout=0.02, retry=Retry(delay=0))
+        return await ctx.step("hangs", hangs, timeout=0.02, retry=Retry(max_attempts=None, delay=0))
 
     async def main():
         async with lab.worker(flow) as app:
             ended = await lab.ended(app, (await app.start("flow")).id)
-            assert (ended.value, len(attempts)) == ("second", 2)
-            assert [event.kind for event in ended.events] == ["attempt_failed", "step_completed", "completed"]
+            assert ended.value == "second"
+            *failed, completed, end = [event.kind for event in ended.events]
+            # On a busy machine a thread that does not hang may take too long as well.
+            assert (set(failed), completed, end) == ({"attempt_failed"}, "step_completed", "completed")
 
     lab.play_on_real_clock(main)
 

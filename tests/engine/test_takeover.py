@@ -1,11 +1,11 @@
 """Several workers on one file: a run has one owner, wherever its coroutine once stood."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 
 import pytest
 
-from perdure import Context, Retry, current_step
+from perdure import Context, Retry, RunEvent, current_step
 from perdure.errors import StepTimedOut
 from perdure.store.changes import Changes
 
@@ -241,3 +241,53 @@ def test_leaving_does_not_wait_for_ever(lab):
             assert ((await lab.ended(app, "r")).value, len(ran)) == ("second", 2)
 
     lab.play(main)
+
+
+def test_whoever_follows_a_run_hears_that_it_was_poison(lab):
+    """I4: `--wait`, a tail and the testing kit would wait for ever for a run that has been put aside as poison."""
+    options = {"most_takeovers": 3}
+
+    async def deadly(ctx: Context) -> str:
+        return await ctx.step("hold", lambda: asyncio.sleep(1000) if len(deaths) < 3 else "alive")
+
+    async def main():
+        changes = Changes()
+        async with lab.app(block, lease=3, changes=changes, options=options, codec=Backwards()) as watcher:
+
+            async def pauses() -> RunEvent:
+                async with aclosing(watcher.handle("r").events()) as events:
+                    return await anext(event async for event in events if event.kind == "paused")
+
+            follows = None
+            for _ in range(3):
+                async with lab.app(deadly, lease=3, changes=changes, options=options, codec=Backwards()) as victim:
+                    if not deaths:
+                        await victim.start("deadly", id="r")
+                        follows = asyncio.create_task(pauses())
+                    await asyncio.sleep(10)
+                    victim.worker.kill()
+                    deaths.append(1)
+            async with asyncio.timeout(10):
+                paused = await follows
+            info = await lab.until(watcher, "r", "paused")
+            assert (info.reason["code"], paused.data) == ("poison", info.reason)
+            assert [event.kind for event in await lab.journal(watcher, "r")] == ["paused"]
+            ((stored,),) = await lab.sql(watcher, "select data from perdure_journal")
+            assert stored.startswith("~backwards:")
+            await watcher.client.resume("r")
+        async with lab.worker(deadly, codec=Backwards()) as app:
+            assert (await lab.ended(app, "r")).value == "alive"
+
+    deaths = []
+    lab.play(main)
+
+
+class Backwards:
+    """A codec."""
+
+    name = "backwards"
+
+    def encode(self, data: bytes) -> bytes:
+        return data[::-1]
+
+    decode = encode

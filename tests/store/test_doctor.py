@@ -172,6 +172,7 @@ CASES = [
     ("blob_missing", "done refers to", ["delete from perdure_blobs"]),
     ("blob_missing", "done holds @", ["delete from perdure_blob_refs", "delete from perdure_blobs"]),
     ("blob_missing", "waiter holds @none", ["update perdure_runs set input = '@none' where id = 'waiter'"]),
+    ("blob_missing", "waiter holds @none", ["update perdure_runs set first_input = '@none' where id = 'waiter'"]),
     ("blob_unused", "orphan", ["insert into perdure_blobs (hash, size, data) values ('orphan', 1, '1')"]),
     ("moves_differ", "completed to queued", ["insert into perdure_moves (old, new) values ('completed', 'queued')"]),
     ("moves_differ", "queued to running", ["delete from perdure_moves where new = 'running'"]),

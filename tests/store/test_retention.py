@@ -144,12 +144,12 @@ def test_in_batches_and_up_to_a_limit(play):
         await asyncio.gather(*[run.result() for run in runs])
         await asyncio.sleep(DAY)
         before = app.client.store.commits
-        assert await app.client.prune(older_than=1, batch=3, most=7) == 7
+        assert await app.client.prune(older_than=1, trees=3, most=7) == 7
         assert app.client.store.commits - before == 4
         left, _ = await app.client.runs(RunFilter(oldest_first=True))
         assert len(left) == 13
         other = await app.start("tree", id="other")
-        assert sum(await asyncio.gather(*[app.client.prune(older_than=1, batch=2) for _ in range(3)])) == 13
+        assert sum(await asyncio.gather(*[app.client.prune(older_than=1, trees=2) for _ in range(3)])) == 13
         assert await other.result() == ""
         assert (await sizes(app))["runs"] == 1
 
@@ -179,7 +179,7 @@ def test_payloads_of_refused_messages_go(play):
                 await app.signal("nobody", "go", f"{number}" * 100)
         (note,) = [finding for finding in await app.client.doctor() if finding.code == "blob_unused"]
         assert (note.count, note.severity) == (5, "note")
-        assert await app.client.prune(older_than=DAY, batch=2) == 0
+        assert await app.client.prune(older_than=DAY, trees=2) == 0
         assert (await sizes(app))["blobs"] == 0
 
     play(main)
@@ -214,7 +214,7 @@ def test_workers_that_left_are_forgotten(tmp_path):
     [
         {"statuses": [Status.RUNNING]},
         {"statuses": []},
-        {"batch": 0},
+        {"trees": 0},
         {"most": 0},
         {"older_than": -1},
         {"older_than": "1d"},

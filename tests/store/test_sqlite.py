@@ -17,6 +17,8 @@ from perdure.clock import SystemClock
 from perdure.errors import (
     InvalidOption,
     OperationRefused,
+    SchemaMissing,
+    SchemaTooNew,
     StoreClosed,
     StoreCorrupt,
     StoreError,
@@ -35,9 +37,9 @@ def store_on(path, **options):
     return SqliteStore(str(path), **{"clock": StillClock(), "limits": Limits(), **options})
 
 
-def opened(path, **options):
+def opened(path, *, migrating=True, **options):
     store = store_on(path, **options)
-    store.open()
+    store.open(migrating=migrating)
     return store
 
 
@@ -155,9 +157,58 @@ def test_a_file_that_is_something_else_is_left_alone(tmp_path, text):
     """A user's text file would be overwritten, or the error would say nothing."""
     path = tmp_path / "diary.txt"
     path.write_text(text)
-    with pytest.raises(StoreCorrupt):
-        opened(path)
-    assert path.read_text() == text
+    for migrating in (True, False):
+        with pytest.raises(StoreCorrupt):
+            opened(path, migrating=migrating)
+        assert path.read_text() == text
+        assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """Somebody else's database, in the journal mode that SQLite begins with."""
+    path = tmp_path / "foreign.db"
+    with closing(apsw.Connection(str(path))) as outside:
+        outside.execute("create table theirs (x); insert into theirs values (1)")
+    return path
+
+
+def test_somebody_elses_database_stays_as_it_is_without_leave_to_migrate(foreign):
+    """A slip of the pen in a URL would change another program's database."""
+    before = foreign.read_bytes()
+    with pytest.raises(SchemaMissing, match="db migrate"):
+        opened(foreign, migrating=False)
+    assert foreign.read_bytes() == before
+    assert list(foreign.parent.iterdir()) == [foreign]
+
+
+def test_a_database_with_a_users_own_tables_takes_ours_too(foreign):
+    """ctx.transaction is of use only where a user's rows and ours are in one file."""
+    close(opened(foreign))
+    close(opened(foreign, migrating=False))
+    with closing(apsw.Connection(str(foreign))) as outside:
+        assert outside.execute("select x from theirs").get == 1
+        assert outside.execute("pragma journal_mode").get == "wal"
+
+
+def test_a_newer_database_keeps_its_journal_mode(tmp_path):
+    """An old perdure would change a database that it refuses."""
+    path = tmp_path / "a.db"
+    close(opened(path))
+    with closing(apsw.Connection(str(path))) as outside:
+        outside.execute("insert into perdure_schema values (9999, 'to come', 0); pragma journal_mode = delete")
+    before = path.read_bytes()
+    for migrating in (True, False):
+        with pytest.raises(SchemaTooNew):
+            opened(path, migrating=migrating)
+    assert path.read_bytes() == before
+
+
+def test_no_file_is_made_without_leave_to_migrate(tmp_path):
+    """A slip of the pen in a URL would leave an empty file behind, which looks like a database."""
+    with pytest.raises(SchemaMissing, match="db migrate"):
+        opened(tmp_path / "a.db", migrating=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_file_becomes_a_database(tmp_path):
@@ -359,16 +410,16 @@ def test_a_look_that_fails_is_made_up_for(tmp_path, caplog):
     assert "trying again" in caplog.text
 
 
-def test_a_quiet_store_looks_less_often(tmp_path):
+def test_a_quiet_store_looks_less_often(tmp_path, monkeypatch):
     """An idle process would burn a core's share (I10), or a busy one would be late."""
 
     async def main():
         store = opened(tmp_path / "a.db")
-        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 0.0)
 
         def delay():
             store._poll()
-            wait = store._poll_timer.when() - loop.time()
+            wait = store._poll_timer.when()
             store.stop_polling()
             return wait
 

@@ -172,6 +172,52 @@ def test_deaths_without_progress_are_counted_until_the_run_is_paused(db):
     assert db.apply(claim(db.worker(), NOW + 10**9)) == []
 
 
+def note(reason=REASON, now=NOW + 100):
+    return line("note_poison", reason=reason, data="why", now=now)
+
+
+def test_a_pause_of_poison_is_in_the_journal_once(db):
+    """I4: those who follow the run would not hear of it, or of two workers that sweep at once both would write it."""
+    db.queued()
+    operator = db.queued("b")
+    db.apply(line("pause_idle", id="b", epoch=operator.epoch, reason="an operator's"))
+    for count in range(3):
+        number = db.worker(f"victim {count}", lease_until=NOW + 100)
+        db.apply(claim(number, NOW + 100))
+        db.apply(line("declare_dead", worker=number, now=NOW + 100))
+        db.batch([expire(), note()], [expire(), note()])
+    db.apply(expire(), note())
+    assert [found[:5] for found in db.journal("a")] == [(1, "paused", "", NOW + 100, "why")]
+    assert db.journal("b") == []
+
+
+def test_the_entry_of_a_pause_is_only_the_owners(db):
+    """I1: a worker that has lost its run would write into the journal of its new owner."""
+    row = db.owned("a", db.worker())
+
+    def give_up(epoch):
+        pause = line("pause_own", run=row.number, epoch=epoch, reason=REASON)
+        db.apply(pause, line("note_pause", run=row.number, epoch=epoch + 1, data="why", now=NOW + 5))
+
+    give_up(row.epoch - 1)
+    assert (db.row("a"), db.journal("a")) == (row, [])
+    db.write(row, ("entries", [entry(1)]))
+    give_up(row.epoch)
+    give_up(row.epoch)
+    assert [(found.seq, found.kind, found.data) for found in db.journal("a")[1:]] == [(2, "paused", "why")]
+    assert db.row("a").status == "paused"
+
+
+def test_a_worker_learns_workflows_while_it_lives(db):
+    """Others would think that nobody can run what was registered late."""
+    number = db.worker("w")
+    db.apply(line("learn", worker=number, workflows='["late"]'))
+    assert workers(db)["w"].workflows == '["late"]'
+    db.apply(line("leave", worker=number, now=NOW))
+    db.apply(line("learn", worker=number, workflows='["later"]'))
+    assert workers(db)["w"].workflows == '["late"]'
+
+
 def test_a_run_that_makes_progress_is_never_paused_for_deaths(db):
     """A long run on unreliable machines would be given up though it gets on."""
     db.queued()

@@ -19,13 +19,12 @@ from perdure.codec.canonical import same_json
 from perdure.codec.payload import Payloads
 from perdure.codec.value import codec_for
 from perdure.engine.definition import Registry, Workflow
-from perdure.errors import PerdureError, RunFinished, RunNotFound, StartConflict
-from perdure.model.entry import Kind
+from perdure.errors import PerdureError, RunFinished, StartConflict
 from perdure.model.limits import Limits
 from perdure.model.run import Claimed, RunFilter, RunRow, WorkerRow
 from perdure.model.status import Status
 from perdure.store.listing import list_runs
-from perdure.store.load import resolve
+from perdure.store.load import load_run, resolve
 from perdure.store.operation import Operation, Row
 from perdure.store.record import shelve
 from perdure.store.sqlite import SqliteStore
@@ -97,7 +96,7 @@ class Client(Steering, Upkeep):
         limit = timeout if timeout is not None else definition.settings.timeout
         deadline = None if limit is None else now + micros(limit, "timeout")
         due_at = now + micros(delay, "delay")
-        labels = [ids.check_id("tag", tag) for tag in tags]
+        labels = ids.check_tags(tags)
         handle: RunHandle[Any] = RunHandle(self, run_id, definition.call.returns)
         owner = self.adopter.reserve() if self.adopter and due_at == now else None
         operation = Operation(makes_due=owner is None)
@@ -149,12 +148,8 @@ class Client(Steering, Upkeep):
         row = await self.row(run_id)
         if row.workflow != workflow:
             raise StartConflict(run_id, f"the workflow {row.workflow!r} instead of {workflow!r}")
-        stored = self.payloads.open(await resolve(self.store, row.input))
-        if not same_json(stored, text):
-            first = await self.store.rows("entries", row.number, 0, 1)
-            if first and first[0][1] == Kind.CONTINUED:
-                # continue_as_new has replaced the input that the run was first started with.
-                return
+        first = row.input if row.first_input is None else row.first_input
+        if not same_json(self.payloads.open(await resolve(self.store, first)), text):
             problem = "other input"
             raise StartConflict(run_id, problem)
 
@@ -214,8 +209,9 @@ class Client(Steering, Upkeep):
             RunFinished: It has ended.
         """
         now = self._clock.now()
+        message = self.payloads.seal(json.dumps(reason), "A reason")
         operation = Operation(makes_due=True)
-        operation.add("send", run_id, "control:cancel", None, json.dumps(reason), now)
+        operation.add("send", run_id, "control:cancel", None, message, now)
         operation.add("cancel", run_id, now)
         if not await self.store.apply(operation):
             row = await self.row(run_id)
@@ -229,10 +225,7 @@ class Client(Steering, Upkeep):
         Raises:
             RunNotFound: There is no such run.
         """
-        rows = await self.store.rows("run_by_id", run_id)
-        if not rows:
-            raise RunNotFound(run_id)
-        return RunRow(*rows[0])
+        return await load_run(self.store, run_id)
 
     async def export(self, run_id: str) -> dict[str, Any]:
         """See `export_run`: one run and its journal as plain data, which `perdure.testing` can replay."""

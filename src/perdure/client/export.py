@@ -6,10 +6,8 @@ import json
 from typing import Any
 
 from perdure.codec.payload import Payloads
-from perdure.errors import RunNotFound
 from perdure.model.entry import Entry
-from perdure.model.run import RunRow
-from perdure.store.load import load_journal, resolve
+from perdure.store.load import load_journal, load_run, resolve
 from perdure.store.sqlite import SqliteStore
 
 FORMAT = 1
@@ -27,10 +25,10 @@ async def export_run(store: SqliteStore, payloads: Payloads, run_id: str) -> dic
     Raises:
         RunNotFound: There is no such run.
     """
-    row = await _row(store, run_id)
+    row = await load_run(store, run_id)
     while True:
         journal = await load_journal(store, row.number)
-        now = await _row(store, run_id)
+        now = await load_run(store, run_id)
         if now == row:  # otherwise it was stored, and the journal perhaps, while we read
             break
         row = now
@@ -56,13 +54,6 @@ async def export_run(store: SqliteStore, payloads: Payloads, run_id: str) -> dic
         "reason": await opened(row.reason),
     }
     return {"perdure": FORMAT, "run": run, "journal": [_plain(entry, payloads) for entry in journal]}
-
-
-async def _row(store: SqliteStore, run_id: str) -> RunRow:
-    rows = await store.rows("run_by_id", run_id)
-    if not rows:
-        raise RunNotFound(run_id)
-    return RunRow(*rows[0])
 
 
 def _plain(entry: Entry, payloads: Payloads) -> dict[str, Any]:

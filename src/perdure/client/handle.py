@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from perdure.client.view import RunEvent, RunInfo, run_event, run_info
 from perdure.codec.failure import decode_error
 from perdure.codec.value import TypeCodec
-from perdure.errors import RunCancelled, RunFailed, RunNotFound
+from perdure.errors import RunCancelled, RunFailed
 from perdure.model.entry import Entry
 from perdure.model.run import RunRow
 from perdure.model.status import Status
-from perdure.store.load import resolve
+from perdure.store.load import load_run, resolve
 
 if TYPE_CHECKING:
     from perdure.client.client import Client
@@ -44,7 +44,7 @@ class RunHandle(Generic[R]):
         Raises:
             RunNotFound: There is no run with this id.
         """
-        return run_info(await self._row())
+        return run_info(await load_run(self._client.store, self.id))
 
     async def result(self) -> R:
         """
@@ -77,17 +77,19 @@ class RunHandle(Generic[R]):
             follow: Go on with new entries until the run has ended; otherwise stop at the last one there is.
         """
         store, payloads = self._client.store, self._client.payloads
-        number = (await self._row()).number
+        number = (await load_run(self._client.store, self.id)).number
         while True:
             waiter = store.changes.watch(number)
             try:
-                finished = (await self._row()).finished
+                finished = (await load_run(self._client.store, self.id)).finished
                 rows = await store.rows("entries", number, after, PAGE)
                 for row in rows:
                     entry = Entry(*row)
+                    after = entry.seq
                     if entry.data:
                         entry = entry._replace(data=await resolve(store, entry.data))
-                    after = entry.seq
+                        if entry.data and entry.data.startswith("@"):
+                            continue  # continue_as_new has forgotten it since it was listed
                     yield run_event(entry, payloads)
                 if len(rows) == PAGE:
                     continue
@@ -99,25 +101,19 @@ class RunHandle(Generic[R]):
                 waiter.cancel()
 
     async def _finished(self) -> RunRow:
-        row = await self._row()
+        row = await load_run(self._client.store, self.id)
         while not row.finished:
             waiter = self._client.store.changes.watch(row.number, until_end=True)
             try:
-                row = await self._row()
+                row = await load_run(self._client.store, self.id)
                 if row.finished:
                     break
                 self._client.store.start_polling()
                 await waiter
             finally:
                 waiter.cancel()
-            row = await self._row()
+            row = await load_run(self._client.store, self.id)
         return row
-
-    async def _row(self) -> RunRow:
-        rows = await self._client.store.rows("run_by_id", self.id)
-        if not rows:
-            raise RunNotFound(self.id)
-        return RunRow(*rows[0])
 
     async def _text(self, stored: str) -> str:
         return self._client.payloads.open(await resolve(self._client.store, stored))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from perdure import ids
 from perdure.engine.history import CHILD_ENDS, base_time, cut, cut_before, cut_before_end, key_prefix, standing
@@ -16,7 +15,7 @@ from perdure.errors import IllegalMove, RunNotFound
 from perdure.model.entry import RESTARTS, Entry, Kind
 from perdure.model.run import RunRow
 from perdure.model.status import Status
-from perdure.store.load import resolve
+from perdure.store.load import find_run, resolve
 from perdure.store.operation import Line, Operation
 from perdure.store.sqlite import SqliteStore
 
@@ -35,8 +34,7 @@ def guarded(guards: list[Line], lines: Iterable[Line], *, changed: Iterable[int]
     return Operation(guards, changed=changed, makes_due=True, body=lambda _transaction: then)
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """
     A run and its journal, read together.
 
@@ -68,10 +66,10 @@ async def snapshot(store: SqliteStore, run_id: str) -> Snapshot:
     Raises:
         RunNotFound: There is no such run.
     """
-    row = await _row(store, run_id)
+    row = await find_run(store, run_id)
     while row is not None:
         journal = [Entry(*columns) for columns in await store.rows("history", row.number)]
-        now = await _row(store, run_id)
+        now = await find_run(store, run_id)
         if now == row:
             return Snapshot(row, journal, standing(journal))
         row = now
@@ -134,7 +132,7 @@ async def _children_again(store: SqliteStore, row: RunRow, history: list[Entry],
         if entry.kind != Kind.CHILD_STARTED or (entry.seq <= keep and entry.key in told):
             continue
         child_id = await _child_id(store, entry)
-        child = await _row(store, child_id)
+        child = await find_run(store, child_id)
         ours = child is not None and child.parent == row.number
         if entry.seq <= keep:
             if not ours:
@@ -205,8 +203,9 @@ class _Fork:
         self.refer(self._id, entry.data)
 
     def refer(self, run_id: str, data: str | None) -> None:
-        """If this payload is a blob, it stays as long as this run."""
+        """If this payload is a blob, it stays as long as this run; continue_as_new may have let it go meanwhile."""
         if data is not None and data.startswith("@"):
+            self.guards.append(("guard_blob", (data[1:],)))
             self.lines.append(("add_blob_ref", (run_id, data[1:])))
 
     async def tag(self, run_id: str, number: int) -> None:
@@ -226,7 +225,7 @@ class _Fork:
         """
         row, history = self._source.row, self._source.history
         child_id = await _child_id(self._store, entry)
-        child = await _row(self._store, child_id)
+        child = await find_run(self._store, child_id)
         if child is None or child.parent != row.number:
             raise IllegalMove(row.id, row.status, f"be forked there (its child {child_id!r} is not its)")
         awaited = any(end.key == entry.key and end.kind in _CHILD_OUTCOMES for end in history)
@@ -254,8 +253,3 @@ def name_in(key: str) -> str:
 async def _child_id(store: SqliteStore, started: Entry) -> str:
     fields: dict[str, Any] = json.loads(await resolve(store, started.data or "{}"))
     return str(fields["id"])
-
-
-async def _row(store: SqliteStore, run_id: str) -> RunRow | None:
-    rows = await store.rows("run_by_id", run_id)
-    return RunRow(*rows[0]) if rows else None

@@ -17,6 +17,7 @@ from perdure.errors import IllegalMove, RunFinished, StartConflict, StoreBusy
 from perdure.model.entry import Kind
 from perdure.model.run import RunRow
 from perdure.model.status import TERMINAL, Status
+from perdure.store.load import find_run
 from perdure.store.operation import Line, Operation, Row
 from perdure.store.sqlite import SqliteStore
 
@@ -145,23 +146,27 @@ class Steering(ABC):
         """
         now = self._clock.now()
         fork_id = ids.run_id(now) if id is None else ids.check_id("run id", id)
-        source = await snapshot(self.store, run_id)
-        operation = await fork_of(self.store, source, before, fork_id, now)
-        if not await self._apply(operation):
-            await self._check_fork(run_id, fork_id, f"{run_id}@{source.cut(before)}")
+        for last in (False, False, True):
+            source = await snapshot(self.store, run_id)
+            if await self._apply(await fork_of(self.store, source, before, fork_id, now)):
+                break
+            # If it is not taken, the other run may have forgotten its history meanwhile, and what to copy is gone.
+            if await self._is_fork(run_id, fork_id, f"{run_id}@{source.cut(before)}", last=last):
+                break
         known = source.row.workflow in self._registry.names()
         return self.handle(fork_id, source.row.workflow if known else None)
 
-    async def _check_fork(self, run_id: str, fork_id: str, origin: str) -> None:
+    async def _is_fork(self, run_id: str, fork_id: str, origin: str, *, last: bool) -> bool:
         """The same fork once more is the same run; another run under its id is a mistake."""
         await self.row(run_id)
-        rows = await self.store.rows("run_by_id", fork_id)
-        if not rows:
-            problem = "the id that a child of this fork would have"
-            raise StartConflict(fork_id, problem)
-        if RunRow(*rows[0]).forked_from != origin:
+        row = await find_run(self.store, fork_id)
+        if row is not None and row.forked_from != origin:
             problem = "another origin"
             raise StartConflict(fork_id, problem)
+        if last and row is None:
+            problem = "the id that a child of this fork would have"
+            raise StartConflict(fork_id, problem)
+        return row is not None
 
     async def rerun(self, run_id: str, *, before: str | None = "") -> None:
         """

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from perdure.clock import Clock, micros
 from perdure.errors import InvalidOption
-from perdure.model.finding import Finding
+from perdure.model.check import check_number
 from perdure.model.status import TERMINAL, Status
-from perdure.store.doctor import examine
 from perdure.store.operation import Operation
 from perdure.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from perdure.model.finding import Finding
 
 _DROPS = (
     "drop_journal",
@@ -37,42 +40,42 @@ class Upkeep:
         *,
         older_than: timedelta | float,
         statuses: Iterable[Status] = tuple(TERMINAL),
-        batch: int = 500,
+        trees: int = 500,
         most: int | None = None,
     ) -> int:
         """
         Remove runs that ended long ago, with everything that belongs to them, and workers that left by then.
 
-        Only whole trees go: a run with its children, once all of them have ended. Each batch is a transaction
-        of its own, so that others can write in between.
+        Only whole trees go: a run with its children, once all of them have ended. A few hundred trees make a
+        transaction, so that others can write in between.
 
         Args:
             older_than: Seconds or timedelta since the end of the tree's first run.
             statuses: How the tree's first run ended.
-            batch: Trees per transaction, 1 or more.
+            trees: Trees per transaction, 1 or more; fewer where trees have many runs.
             most: Stop after about this many runs, without leaving a tree half removed; None for no limit.
 
         Returns:
             How many runs were removed.
 
         Raises:
-            InvalidOption: A status that is no end, a negative age, or a batch below 1.
+            InvalidOption: A status that is no end, a negative age, or a number below 1.
         """
         before = self._clock.now() - micros(older_than, "older_than")
         ends = {Status(status) for status in statuses}
-        _check_prune(ends, batch, most)
+        _check_prune(ends, trees, most)
         names = json.dumps(sorted(ends))
         removed = 0
         while most is None or removed < most:
-            trees = batch if most is None else min(batch, most - removed)
-            operation = Operation([("forget_workers", (before,)), ("doom", (before, names, trees))])
+            now = trees if most is None else min(trees, most - removed)
+            operation = Operation([("forget_workers", (before,)), ("doom", (before, names, now))])
             for statement in _DROPS:
                 operation.add(statement)
             rows = await self.store.apply(operation)
             removed += len(rows)
             if not rows:
                 break
-        while await self.store.apply(Operation([("drop_orphans", (batch,))])):
+        while await self.store.apply(Operation([("drop_orphans", (trees,))])):
             pass
         return removed
 
@@ -82,13 +85,15 @@ class Upkeep:
 
     async def doctor(self) -> list[Finding]:
         """See `examine`: broken invariants first, then warnings, then notes."""
+        from perdure.store.doctor import examine  # noqa: PLC0415 - `import perdure` need not wait for it
+
         return await examine(self.store, self._clock.now())
 
 
-def _check_prune(ends: set[Status], batch: int, most: int | None) -> None:
+def _check_prune(ends: set[Status], trees: int, most: int | None) -> None:
     if not ends or not ends <= TERMINAL:
         option = "statuses"
         raise InvalidOption(option, f"of {sorted(ends)} only completed, failed and cancelled can be pruned, or several")
-    for option, value in (("batch", batch), ("most", most)):
-        if value is not None and value < 1:
-            raise InvalidOption(option, f"{value!r} is less than 1")
+    for option, value in (("trees", trees), ("most", most)):
+        if value is not None:
+            check_number(option, value, 1)

@@ -26,21 +26,23 @@ class Attempt:
     A running body.
 
     Args:
-        ended: Called on the loop, outside any task, with the sealed result and its decoded form, or with the error.
+        ended: Called on the loop with the sealed result and its decoded form, or with the error.
+        tell: Calls what it is given, at once or soon, in the worker's own context.
 
     Attributes:
         over: Its outcome no longer counts: it has timed out or was cancelled.
     """
 
-    __slots__ = ("_ended", "_host", "_run", "_task", "_timer", "over", "request", "started_at")
+    __slots__ = ("_ended", "_host", "_run", "_task", "_tell", "_timer", "over", "request", "started_at")
 
-    def __init__(self, host: Host, run: Claimed, request: StepRequest, ended: Ended) -> None:
+    def __init__(self, host: Host, run: Claimed, request: StepRequest, ended: Ended, tell: Callable[..., None]) -> None:
         self.request = request
         self.started_at = host.clock.now()
         self.over = False
         self._host = host
         self._run = run
         self._ended = ended
+        self._tell = tell
         self._timer: asyncio.TimerHandle | None = None
         self._task = asyncio.Task(self._body(), loop=host.loop, name=request.key)
         if request.step.limited:
@@ -103,8 +105,7 @@ class Attempt:
         except BaseException as raised:  # noqa: BLE001 - a body may raise anything, and all of it is an outcome
             error = raised
         if not self.over:
-            # Not from inside a task: the workflow's loop is stepped from plain callbacks only.
-            self._host.soon(self._finish, text, decoded, error)
+            self._tell(self._finish, text, decoded, error)
 
     async def _in_thread(self) -> Any:
         request = self.request

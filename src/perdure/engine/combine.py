@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 from perdure.errors import InvalidOption, TooFewSucceeded
+from perdure.model.check import check_number
 
 R = TypeVar("R")
 Reason = Literal["all_completed", "min_success_reached", "failure_tolerance_exceeded"]
@@ -77,13 +78,11 @@ class _Rules:
 
 
 def _check(concurrency: int | None, rules: _Rules) -> None:
-    for option, value, least, kind in (
-        ("concurrency", concurrency, 1, int),
-        ("min_success", rules.min_success, 1, int),
-        ("tolerate", rules.tolerate, 0, int | float),
-    ):
-        if value is not None and not (isinstance(value, kind) and value >= least):
-            raise InvalidOption(option, f"{value!r} is not a number from {least} on")
+    for option, value in (("concurrency", concurrency), ("min_success", rules.min_success)):
+        if value is not None:
+            check_number(option, value, 1)
+    if rules.tolerate is not None:
+        check_number("tolerate", rules.tolerate, 0, whole=False)
 
 
 async def map_items(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, NoReturn, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, overload
 
 from perdure import ids
 from perdure.clock import SECOND, from_datetime, micros, to_datetime
@@ -26,6 +25,9 @@ from perdure.engine.runlog import RunLogger
 from perdure.errors import ContinueAsNew, InvalidOption, NotInWorkflow, ReceiveTimedOut
 from perdure.ids import Random
 from perdure.model.entry import Kind
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -142,7 +144,7 @@ class Context:
         machine = self._machine
         machine.check()
         step = fn if isinstance(fn, Step) else self._registry.step_of(fn)
-        if asyncio.iscoroutinefunction(step.fn):
+        if step.is_async:
             option = "ctx.transaction(fn)"
             raise InvalidOption(option, "it takes a plain function, as the database waits for it")
         result: R = await self._wanted(step, args, {}, step.returns, transactional=True)
@@ -307,7 +309,7 @@ class Context:
             machine.payloads.seal(definition.call.encode(args, {}), f"The input of {definition.name}"),
             None if limit is None else machine.now() + micros(limit, "timeout"),
             detached,
-            tuple(ids.check_id("tag", tag) for tag in tags),
+            ids.check_tags(tags),
             id is not None,
         )
         data = json.dumps({"id": child_id, "workflow": definition.name})
@@ -345,7 +347,7 @@ class Context:
         self._machine.check()
         return to_datetime(self._machine.now())
 
-    def uuid(self) -> uuid.UUID:
+    def uuid(self) -> UUID:
         """A UUID, the same on every replay and different from all others. Costs nothing."""
         return ids.uuid_from(self._stream("uuid"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
+from asyncio import events
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from perdure.clock import micros
 from perdure.codec.call import CallCodec
 from perdure.codec.value import TypeCodec
-from perdure.errors import DuplicateName, InvalidOption, UnknownWorkflow
+from perdure.engine.loop import PrivateLoop
+from perdure.errors import BlockingCall, DuplicateName, InvalidOption, UnknownWorkflow
 from perdure.ids import check_name
 from perdure.model.retry import NO_RETRY, Retry
 
@@ -70,7 +72,7 @@ DEFAULT_OPTIONS = StepOptions()
 
 class Step(Generic[P, R]):
     """
-    A function that a workflow may run as a step. Called as such it is just the function.
+    A function that a workflow may run as a step. Called as such, outside of workflows, it is just the function.
 
     R is what the workflow gets: what the function returns or, for a coroutine function, what it awaits to.
 
@@ -108,7 +110,15 @@ class Step(Generic[P, R]):
         return CallCodec(self.fn).returns
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Call the function itself, without durability."""
+        """
+        Call the function itself, without durability.
+
+        Raises:
+            BlockingCall: A workflow does so, where nothing would be recorded: it means ``await ctx.step(…)``.
+        """
+        if isinstance(events._get_running_loop(), PrivateLoop):  # noqa: SLF001 - get_running_loop() raises where there is none
+            what = f"Calling {self.name}(…), which is a step,"
+            raise BlockingCall(what)
         return self.fn(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -209,6 +219,7 @@ class Registry:
     def __init__(self) -> None:
         self.stand_in: Callable[[Step[..., Any]], Step[..., Any]] | None = None
         self._workflows: dict[str, Workflow[..., Any]] = {}
+        self._listeners: list[Callable[[], None]] = []
         self._steps: weakref.WeakKeyDictionary[Callable[..., Any], Step[..., Any]] = weakref.WeakKeyDictionary()
 
     def step_of(self, fn: Any) -> Step[..., Any]:
@@ -234,6 +245,18 @@ class Registry:
             what = "workflow"
             raise DuplicateName(what, workflow.name)
         self._workflows[workflow.name] = workflow
+        for tell in tuple(self._listeners):
+            tell()
+
+    def on_new(self, tell: Callable[[], None]) -> None:
+        """Call it whenever a workflow has been registered, until `forget`; twice is once."""
+        if tell not in self._listeners:
+            self._listeners.append(tell)
+
+    def forget(self, tell: Callable[[], None]) -> None:
+        """Call it no more."""
+        if tell in self._listeners:
+            self._listeners.remove(tell)
 
     def get(self, workflow: object) -> Workflow[..., Any]:
         """

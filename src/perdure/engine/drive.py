@@ -7,25 +7,26 @@ When only times, signals or children are awaited, the same commit parks the run.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from typing import Any
 
-from perdure.clock import SECOND, micros
-from perdure.codec.failure import decode_error, encode_error, seal_error
+from perdure.clock import micros
+from perdure.codec.failure import seal_error
+from perdure.engine.alarm import Alarm
 from perdure.engine.attempt import Attempt
 from perdure.engine.definition import Workflow
-from perdure.engine.ending import Ending, beginning, cancelled, ending_of
+from perdure.engine.ending import Ending, beginning, cancelled, child_end, ending_of
+from perdure.engine.guard import call_each, guarded, seal_reason
 from perdure.engine.history import base_time, key_prefix, present
 from perdure.engine.host import Host
-from perdure.engine.machine import EVICTED, ChildStart, Machine, child_failure
+from perdure.engine.machine import EVICTED, ChildStart, Machine
 from perdure.engine.request import ChildRequest, ReceiveRequest, Request, StepRequest, TimerRequest, child_topic
 from perdure.engine.steps import Steps
 from perdure.engine.transact import transact
 from perdure.engine.waits import CANCEL, PAUSE, Waits
 from perdure.engine.writer import Writer
-from perdure.errors import Divergence, HistoryTooLong, PerdureError, Stalled, StartConflict, StoreError
+from perdure.errors import Divergence, HistoryTooLong, Overloaded, PerdureError, Stalled, StoreError
 from perdure.model.entry import Entry, Kind
 from perdure.model.run import Claimed, Message
 from perdure.model.status import Status
@@ -40,7 +41,7 @@ class Driver:
     """
     Drives a run from its claim until this worker no longer owns it.
 
-    All methods are called on the worker's loop, from plain callbacks.
+    All methods are called on the worker's loop.
 
     Attributes:
         state: "driving"; "leaving" while the commit that gives the run up is under way; then "parked" (the
@@ -48,8 +49,8 @@ class Driver:
     """
 
     __slots__ = (
-        "_alarm", "_alarm_at", "_checking", "_deferred", "_exclusive", "_grace", "_pausing", "_releasing", "_steps",
-        "_waits", "_writer", "host", "machine", "run", "state", "workflow",
+        "_alarm", "_checking", "_deferred", "_exclusive", "_grace", "_pausing", "_releasing", "_steps",
+        "_then", "_waits", "_writer", "host", "machine", "run", "state", "workflow",
     )  # fmt: skip
 
     def __init__(self, host: Host, run: Claimed, workflow: Workflow[..., Any], journal: list[Entry]) -> None:
@@ -66,7 +67,7 @@ class Driver:
         next_seq = journal[-1].seq + 1 if journal else 1
         base = base_time(journal, run.started_at)
         self.machine = Machine(run, host.payloads, present(journal), next_seq, base, key_prefix(journal))
-        self._writer = Writer(host, run, self.machine, self.lose)
+        self._writer = Writer(host, run, self.machine, self.lose, self.crash)
         self._waits = Waits()
         self._steps = Steps(host, self.machine, self._waits, self._now, self.attempt_ended)
         self._grace = micros(workflow.settings.grace)
@@ -76,10 +77,11 @@ class Driver:
         self._checking = 0
         self._pausing: Message | None = None
         self._releasing = False
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at: int | None = None
+        self._then = ""
+        self._alarm = Alarm(host, self._wake)
 
     # ------------------------------------------------------------------------- what the worker calls
+    @guarded
     def begin(self, messages: list[Message]) -> None:
         """Drive the run from its journal; these messages are in its inbox."""
         self._waits.deliver(messages)
@@ -88,6 +90,7 @@ class Driver:
         # Times that passed while nobody drove it come first: no body begins behind the deadline.
         self._wake()
 
+    @guarded
     def resume(self, run: Claimed, messages: list[Message]) -> None:
         """Go on where the parked coroutine stands: nobody owned the run in between."""
         self.run = self.machine.run = self._writer.run = run
@@ -96,41 +99,38 @@ class Driver:
         self._waits.deliver(messages)
         self._wake()
 
+    @guarded
     def deliver(self, messages: list[Message]) -> None:
         """Messages have come while the run is driven."""
         if self.state == "driving":
             self._waits.deliver(messages)
             self.advance()
 
+    @guarded
     def release(self) -> None:
         """Give the run back as soon as no body runs; nothing new is begun meanwhile."""
         self._releasing = True
         self.advance()
 
+    @guarded
     def abandon(self) -> None:
         """Give the run back now: bodies that run are cancelled, and run again elsewhere."""
         if self.state == "driving":
             self._steps.stop()
             self.release()
 
-    def child_taken(self, child: ChildStart, message: Message | None, problem: str | None) -> None:
+    @guarded
+    def child_taken(self, message: Message | None) -> None:
         """
-        What became of a child whose id was taken.
+        Somebody has looked at a child whose id was taken.
 
         Args:
-            message: Its end, when it is ours after all and has ended.
-            problem: What makes it another run.
+            message: Its end, or that of its start; None when it is ours and has not ended.
         """
         self._checking -= 1
-        if self.state != "driving":
-            return
-        if problem is not None:
-            error = encode_error(StartConflict(child.child_id, problem))
-            topic = child_topic(child.child_id)
-            message = Message(self.run.number, 0, topic, None, None, 0, Status.FAILED, None, error, None)
-        if message is not None:
-            self._waits.deliver([message])
-        self.advance()
+        if self.state == "driving":
+            self._waits.deliver([message] if message is not None else [])
+            self.advance()
 
     def lose(self) -> None:
         """Another worker owns the run now, or this worker must stop: forget it without writing (I1)."""
@@ -139,6 +139,17 @@ class Driver:
             self._writer.close()
             self.state = "over"
             self.host.left(self)
+
+    def crash(self, error: BaseException) -> None:
+        """An error has escaped from what drives the run: put the run aside, with the reason, and nothing else (I8)."""
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise error
+        log.error("run %s cannot go on here and is paused", self.run.id, exc_info=error)
+        if self.state != "over":
+            self.evict()
+            self.host.left(self)
+            # Code that diverged may raise on its way out of the workflow: that is then what counts.
+            self.host.give_up(self.run, self.machine.divergence or error)
 
     def evict(self) -> None:
         """Forget the run without a word: a parked one to free its memory, any when the worker is killed."""
@@ -210,11 +221,7 @@ class Driver:
         elif message.topic == PAUSE:
             self._pausing = message if machine.cancelled_at is None else None
         elif isinstance(request, ChildRequest):
-            completed = message.status == Status.COMPLETED
-            data = (message.output if completed else message.error) or "null"
-            text = self.host.payloads.open(data)
-            decoded = text if completed else child_failure(request.child_id, decode_error(text))
-            kind = Kind.CHILD_COMPLETED if completed else Kind.CHILD_FAILED
+            kind, data, decoded = child_end(message, request.child_id, self.host.payloads)
             machine.outcome(kind, request.key, now, data, decoded=decoded)
         elif request is not None:
             machine.outcome(Kind.SIGNAL_RECEIVED, request.key, now, message.data)
@@ -231,11 +238,11 @@ class Driver:
             if request is not None:
                 self._exclusive = True
                 transact(self.host, self.run, request, self.machine.length + 1, self._transacted, begun=self._now())
-            self._set_alarm()
+            self._alarm.set(self._first_time())
         elif self._may_park():
             self._commit()
         else:
-            self._set_alarm()
+            self._alarm.set(self._first_time())
 
     def _commit(self) -> None:
         """Write what is new; if nothing else can move the run soon, park it with the same commit."""
@@ -262,7 +269,7 @@ class Driver:
             if machine.done or machine.divergence is not None:
                 self.advance()
             else:
-                self._set_alarm()
+                self._alarm.set(self._first_time())
 
     def _check_children(self, taken: list[ChildStart]) -> None:
         for child in taken:
@@ -302,6 +309,7 @@ class Driver:
         if self.machine.cancelled_at is None or first is None:
             self.host.loop.call_soon(self._end_stalled)
 
+    @guarded
     def _end_stalled(self) -> None:
         machine = self.machine
         if self.state == "driving" and not machine.wanted and not machine.done and not self._writer.busy:
@@ -317,22 +325,21 @@ class Driver:
             return
         request = attempt.request
         self._steps.running.pop(request.key, None)
-        if self.machine.wanted.get(request.key) is request:
-            if error is None:
+        try:
+            if self.machine.wanted.get(request.key) is not request:
+                pass
+            elif error is None:
                 self.machine.outcome(
-                    Kind.STEP_COMPLETED,
-                    request.key,
-                    self._now(),
-                    text,
-                    decoded=decoded,
-                    started_at=attempt.started_at,
-                    attempt=request.attempt,
-                    fingerprint=request.fingerprint,
-                )
+                    Kind.STEP_COMPLETED, request.key, self._now(), text, decoded=decoded,
+                    started_at=attempt.started_at, attempt=request.attempt, fingerprint=request.fingerprint,
+                )  # fmt: skip
             else:
                 self._steps.failed(request, error, attempt.started_at)
-        self.advance()
+            self.advance()
+        except BaseException as problem:  # noqa: BLE001 - as in `guarded`, spelt out where it is per step
+            self.crash(problem)
 
+    @guarded
     def _transacted(self, request: StepRequest, entry: Entry | None, decoded: Any, error: BaseException | None) -> None:
         """A transaction has been committed, or has failed and left no row; or the run is lost."""
         self._exclusive = False
@@ -346,7 +353,7 @@ class Driver:
         elif error is not None:
             if self.machine.wanted.get(request.key) is not request:
                 pass
-            elif isinstance(error, StoreError) and error.retryable:
+            elif isinstance(error, Overloaded) or (isinstance(error, StoreError) and error.retryable):
                 # The database failed, not the step: the attempt does not count, as with any other commit.
                 request.retry_at = self._now() + STORE_RETRY
                 self._waits.add(request)
@@ -373,24 +380,10 @@ class Driver:
             return first
         return last if first is None or last < first else first
 
-    def _set_alarm(self) -> None:
-        at = self._first_time()
-        if at == self._alarm_at:
-            return
-        self._clear_alarm()
-        if at is not None:
-            self._alarm_at = at
-            delay = max(0, at - self.host.clock.now()) / SECOND
-            self._alarm = self.host.loop.call_later(delay, self._wake)
-
-    def _clear_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = self._alarm_at = None
-
+    @guarded
     def _wake(self) -> None:
         """Some time may have come: deliver what is due, in the order of its times."""
-        self._clear_alarm()
+        self._alarm.clear()
         if self.state != "driving" or self._exclusive:
             # A transaction's answer leads to advance(), which sets the alarm again.
             return
@@ -461,7 +454,7 @@ class Driver:
             # What was asked for behind the divergence is not part of the run's history.
             self.machine.forget_new()
             self._writer.taking.clear()
-        self.machine.mark(Kind.PAUSED, now, self.host.payloads.seal(reason, "A reason", limited=False))
+        self.machine.mark(Kind.PAUSED, now, seal_reason(self.host.payloads, reason))
         record = self._writer.record(now)
         record.pause(reason)
         self._leave(record, "over")
@@ -478,21 +471,22 @@ class Driver:
 
     def _put_aside(self, why: str) -> None:
         """Stop everything that runs for this run here."""
-        self._clear_alarm()
-        self._steps.stop()
-        self.machine.close(why)
+        self._alarm.clear()
+        call_each(self.run.id, self._steps.stop, lambda: self.machine.close(why))
 
     def _leave(self, record: Record, then: str) -> None:
         """Commit what gives the run up."""
-        self._clear_alarm()
+        self._alarm.clear()
         self.state = "leaving"
 
-        def left(taken: list[ChildStart]) -> None:
-            self.state = then
-            self._check_children(taken)
-            self.host.left(self)
+        self._then = then
+        self._writer.send(record, self._left)
 
-        self._writer.send(record, left)
+    def _left(self, taken: list[ChildStart]) -> None:
+        """The run has been given up, and that is durable."""
+        self.state = self._then
+        self._check_children(taken)
+        self.host.left(self)
 
     def _now(self) -> int:
         """Time that does not go back behind the journal's last entry, whatever the clocks of workers say."""

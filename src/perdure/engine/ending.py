@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Coroutine
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from perdure.codec.failure import decode_error
 from perdure.codec.payload import Payloads
 from perdure.engine.context import Context
 from perdure.engine.definition import Registry, Workflow
-from perdure.engine.machine import Machine
+from perdure.engine.machine import Machine, child_failure
 from perdure.engine.threaded import in_thread
 from perdure.errors import ContinueAsNew, EngineSignal, PerdureError, RunCancelled, RunTimedOut
+from perdure.model.entry import Kind
+from perdure.model.run import Message
 from perdure.model.status import Status
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """
     What the end of a workflow function means for its run.
 
@@ -68,8 +69,25 @@ def cancelled(machine: Machine) -> Ending:
         return Ending(Status.FAILED, error=RunTimedOut(machine.run.id))
     why = "the workflow cancelled itself"
     if machine.cancelled_at is not None:
-        why = str(json.loads(machine.cancel_reason or '""'))
+        try:
+            why = str(json.loads(machine.payloads.open(machine.cancel_reason or '""')))
+        except (PerdureError, ValueError):
+            why = "the reason that was given cannot be read"  # which is none to let the run go on
     return Ending(Status.CANCELLED, error=RunCancelled(machine.run.id, why))
+
+
+def child_end(message: Message, child_id: str, payloads: Payloads) -> tuple[Kind, str, Any]:
+    """
+    What a child's end means for its parent: the kind of its entry, its data, and what the workflow gets.
+
+    Raises:
+        StoreCorrupt: It cannot be read here.
+    """
+    if message.status == Status.COMPLETED:
+        data = message.output or "null"
+        return Kind.CHILD_COMPLETED, data, payloads.open(data)
+    data = message.error or "null"
+    return Kind.CHILD_FAILED, data, child_failure(child_id, decode_error(payloads.open(data)))
 
 
 def beginning(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.errors import StepNotFound
-from perdure.model.entry import ENDINGS, MARKS, OUTCOMES, PROGRESS, RESTARTS, Entry, Kind
+from perdure.model.entry import MARKS, OUTCOMES, PROGRESS, RESTARTS, Entry, Kind
 
 CHILD_ENDS = frozenset({Kind.CHILD_COMPLETED, Kind.CHILD_FAILED, Kind.STEP_CANCELLED})
 """What tells, under a child's key, that its parent no longer waits for it."""
@@ -152,12 +152,6 @@ def cut(history: Sequence[Entry], keep: int) -> list[Entry]:
         for entry in kept
         if entry.kind not in PROGRESS or entry.key in settled or begun.get(entry.key) == entry.seq
     ]
-
-
-def end_of(journal: Sequence[Entry]) -> Entry | None:
-    """The entry that ended the present generation, if it has ended."""
-    last = journal[-1] if journal else None
-    return last if last is not None and last.kind in ENDINGS else None
 
 
 def _fields(mark: Entry) -> dict[str, Any]:

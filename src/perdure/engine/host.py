@@ -38,14 +38,21 @@ class Host(Protocol):
     def submit(self, operation: Operation, done: Done) -> None:
         """Queue an operation of the store."""
 
+    @property
+    def alone(self) -> bool:
+        """Whether one driver has this worker for itself, so that nobody could share its commit."""
+
+    def now(self, callback: Callable[..., None], *args: Any) -> None:
+        """Call it, outside the context of the body that has just ended, and commit what comes of it."""
+
     def soon(self, callback: Callable[..., None], *args: Any) -> None:
-        """Call it on the loop's next turn, outside any task."""
+        """Call it on the loop's next turn, and commit what comes of all such calls together."""
 
     def left(self, driver: Driver) -> None:
         """The driver no longer owns its run: it ended, was paused, parked, released or lost."""
 
-    def give_up(self, run: Claimed, error: Exception) -> None:
-        """What a run has to store is refused for good: pause it, so that it is nobody's in silence."""
+    def give_up(self, run: Claimed, error: BaseException) -> None:
+        """A run cannot go on here, and nothing of it runs any more: pause it, so that it is nobody's in silence."""
 
     def check_child(self, driver: Driver, child: ChildStart) -> None:
-        """The child's id was taken: find out by whom, and tell the driver."""
+        """The child's id was taken: find out by whom, and tell `driver.child_taken`."""

@@ -115,7 +115,7 @@ def _refusing(name: str) -> Callable[..., NoReturn]:
 
 class PrivateLoop(asyncio.AbstractEventLoop):
     """
-    The loop of one run. It is stepped from plain callbacks of the process's loop, never inside a task.
+    The loop of one run. It is stepped by its driver, from callbacks of the process's loop.
 
     Args:
         salt: Where hashes begin: the run's seed, so that tasks of different runs do not collide.
@@ -142,6 +142,7 @@ class PrivateLoop(asyncio.AbstractEventLoop):
         hooks = sys.get_asyncgen_hooks()
         events._set_running_loop(self)  # noqa: SLF001 - as above
         sys.set_asyncgen_hooks(None, None)
+        handle: asyncio.Handle | None = None
         try:
             while ready:
                 handle = ready.popleft()
@@ -152,6 +153,7 @@ class PrivateLoop(asyncio.AbstractEventLoop):
                         # asyncio keeps it in the task and raises it here as well; the task's is the one that counts
                         continue
         finally:
+            handle = None  # a failed task's traceback leads to this frame, and must not lead back to the task
             events._set_running_loop(outer)  # noqa: SLF001 - as above
             sys.set_asyncgen_hooks(*hooks)
 

@@ -12,8 +12,8 @@ import asyncio
 import json
 from asyncio import events
 from collections.abc import Coroutine
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from contextlib import suppress
+from typing import Any, NamedTuple, NoReturn
 
 from perdure.codec.failure import decode_error, message_of
 from perdure.codec.payload import Payloads
@@ -44,8 +44,7 @@ MISSING: Any = object()
 TIMED_OUT = TimedOut()
 
 
-@dataclass(frozen=True, slots=True)
-class ChildStart:
+class ChildStart(NamedTuple):
     """
     A child run to be inserted with the next commit.
 
@@ -236,6 +235,7 @@ class Machine:
             for task in tasks:
                 task.cancel()
                 task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - it is we who drop it
+            del task, tasks  # a failed task's traceback leads to this frame, and must not lead back to the task
             self.loop.run_to_rest()
         self.loop.close()
         self.wanted.clear()
@@ -392,27 +392,31 @@ class Machine:
 
     def _deliver(self, entry: Entry, decoded: Any) -> None:
         self.time = max(self.time, entry.at)
-        if entry.kind == Kind.CANCEL_REQUESTED:
-            self.cancel_reason = entry.data or ""
-            self.cancelled_at = entry.at
-            self._cancel_main()
-        elif entry.kind == Kind.DEADLINE_REACHED:
-            self.timed_out = True
-            self.cancelled_at = entry.at
-            self._cancel_main()
-        else:
-            request = self.wanted.get(entry.key)
-            if request is None or entry.kind not in request.outcomes or not _same_arguments(request, entry):
-                self._diverge(entry, [_described(request) for request in self.wanted.values()])
-                return
+        request = self.wanted.get(entry.key)
+        if entry.kind in CANCELLING:
+            self._cancel_main(entry)
+        elif (
+            request is not None
+            and entry.kind in request.outcomes
+            and (decoded is not MISSING or _same_arguments(request, entry))
+        ):
             del self.wanted[entry.key]
             self._resolve(request, entry, decoded)
+        else:
+            self._diverge(entry, [_described(request) for request in self.wanted.values()])
         if self.divergence is None:
             self.loop.run_to_rest()
 
-    def _cancel_main(self) -> None:
+    def _cancel_main(self, entry: Entry) -> None:
+        if entry.kind == Kind.CANCEL_REQUESTED:
+            self.cancel_reason = entry.data or ""
+        else:
+            self.timed_out = True
+        self.cancelled_at = entry.at
         if self.main is not None:
-            self.main.cancel()
+            # What it waits for is given up on the way, and may not be what the journal says.
+            with suppress(Halt):
+                self.main.cancel()
 
     def _resolve(self, request: Request, entry: Entry, decoded: Any) -> None:
         future = request.future
@@ -448,6 +452,7 @@ class Machine:
 
 
 CLOSING_ROUNDS = 3
+CANCELLING = frozenset({Kind.CANCEL_REQUESTED, Kind.DEADLINE_REACHED})
 EVICTED = "evicted"
 
 

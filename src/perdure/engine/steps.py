@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from perdure import ids
 from perdure.clock import SECOND, micros
@@ -80,7 +81,15 @@ class Steps:
             if request.transactional:
                 self.ready.append(request)
             else:
-                self.running[request.key] = Attempt(self._host, run, request, self._ended)
+                self.running[request.key] = Attempt(self._host, run, request, self._ended, self._tell)
+
+    def _tell(self, finish: Callable[..., None], *outcome: Any) -> None:
+        """A body has ended: hear of it at once if it is the only one, else soon, as those beside it may end as well."""
+        host = self._host
+        if len(self.running) == 1 and host.alone:
+            host.now(finish, *outcome)
+        else:
+            host.soon(finish, *outcome)
 
     def begin_ready(self, run: Claimed) -> StepRequest | None:
         """Begin what is ready, as everything is durable; returns a transaction that is to run alone."""

@@ -9,6 +9,7 @@ from perdure.engine.attempt import plain_call
 from perdure.engine.current import StepInfo, running_step
 from perdure.engine.host import Host
 from perdure.engine.request import StepRequest
+from perdure.errors import PerdureError
 from perdure.model.entry import Entry, Kind
 from perdure.model.run import Claimed
 from perdure.store.batch import Transaction
@@ -58,4 +59,7 @@ def transact(host: Host, run: Claimed, request: StepRequest, seq: int, done: Tra
         else:
             done(request, *result[-1], None)
 
-    host.submit(record, answered)
+    try:
+        host.submit(record, answered)
+    except PerdureError as error:
+        host.soon(answered, [], error)

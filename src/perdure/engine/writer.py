@@ -18,6 +18,7 @@ from perdure.store.record import Record
 log = logging.getLogger("perdure.engine")
 RETRY_COMMIT_S = (0.05, 0.2, 1.0, 5.0)
 
+Crash = Callable[[BaseException], None]
 Written = Callable[[list[ChildStart]], None]
 """Called after the commit with the children whose ids were taken."""
 
@@ -31,21 +32,23 @@ class Writer:
 
     Args:
         lost: Called when another worker owns the run, or when nothing can be stored for it any more.
+        crash: Called with what escapes from those who are told that something is durable.
 
     Attributes:
         busy: Whether a commit is under way.
         taking: Messages that the workflow has observed since the last one, each with its entry's seq.
     """
 
-    __slots__ = ("_closed", "_failures", "_host", "_inserting", "_lost", "_machine", "busy", "run", "taking")
+    __slots__ = ("_closed", "_crash", "_failures", "_host", "_inserting", "_lost", "_machine", "busy", "run", "taking")
 
-    def __init__(self, host: Host, run: Claimed, machine: Machine, lost: Callable[[], None]) -> None:
+    def __init__(self, host: Host, run: Claimed, machine: Machine, lost: Callable[[], None], crash: Crash) -> None:
         self.run = run
         self.busy = False
         self.taking: list[tuple[Message, int]] = []
         self._host = host
         self._machine = machine
         self._lost = lost
+        self._crash = crash
         self._inserting: list[ChildStart] = []
         self._failures = 0
         self._closed = False
@@ -120,7 +123,10 @@ class Writer:
             taken = self._inserting
         if self._inserting:
             self._inserting = []
-        written(taken)
+        try:
+            written(taken)
+        except BaseException as problem:  # noqa: BLE001 - see `guard`
+            self._crash(problem)
 
     def _try_again(self, record: Record, written: Written, error: Exception) -> None:
         if not (isinstance(error, Overloaded) or (isinstance(error, StoreError) and error.retryable)):

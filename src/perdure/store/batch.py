@@ -17,6 +17,7 @@ Outcome = tuple[list[Row], Exception | None]
 Probe = Callable[[str, Sequence[Operation]], None]
 BUSY_MILLISECONDS = 10_000
 _PLACE = {name: place for place, name in enumerate(ORDER)}
+_LONE_ENTRY = ["fence", "append"]
 _CONTROL = {"begin", "commit", "end", "rollback", "savepoint", "release"}
 _FIRST_WORD = re.compile(r"(?:[\s;]|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w+)", re.DOTALL)
 
@@ -92,6 +93,8 @@ class BatchRunner:
         """
         try:
             try:
+                if len(batch) == 1 and batch[0].body is None and [name for name, _ in batch[0].lines] == _LONE_ENTRY:
+                    return self._append(batch)
                 return self._transact(batch, self._apply)
             except (apsw.Error, *UNSTORABLE) as error:
                 if len(batch) == 1 or mapped(error, self._path).retryable:
@@ -101,7 +104,7 @@ class BatchRunner:
         except apsw.BusyError as error:
             raise mapped(error, self._path) from error
         except (apsw.Error, *UNSTORABLE) as error:
-            problem = mapped(error, self._path)
+            problem = mapped(error, self._path, self._connection.system_errno)
             problem.__cause__ = error
             return [([], problem) for _ in batch]
         except StoreError as error:
@@ -114,6 +117,23 @@ class BatchRunner:
             return self.run(batch)
         finally:
             self._connection.set_busy_timeout(0)
+
+    def _append(self, batch: list[Operation]) -> list[Outcome]:
+        """
+        The one entry of a sequential step, as a transaction of one statement.
+
+        When it was inserted, there is no need to ask whether it might be.
+        """
+        if self._probe:
+            self._probe("before_commit", batch)
+        fence, append = batch[0].lines
+        rows: list[Row] = []
+        self._cursor.execute(self._statements["append"].sql, append[1])
+        if not self._connection.changes():
+            rows = [row[1:] for row in self._cursor.execute(self._statements["fence"].sql, (0, *fence[1]))]
+        if self._probe:
+            self._probe("after_commit", batch)
+        return [(rows, None)]
 
     def _transact(self, batch: list[Operation], apply: Callable[[list[Operation]], list[Outcome]]) -> list[Outcome]:
         execute = self._cursor.execute

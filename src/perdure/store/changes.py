@@ -91,8 +91,8 @@ class Changes:
 
     @property
     def watched(self) -> bool:
-        """Whether anybody waits for a run."""
-        return bool(self._waiters or self._enders)
+        """Whether anybody waits for a change of a run, rather than for its end."""
+        return bool(self._waiters)
 
 
 def _release(waiters: dict[int, list[asyncio.Future[None]]], number: int) -> None:

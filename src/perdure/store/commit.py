@@ -8,7 +8,6 @@ a crowd shares one fsync, and everybody is answered with one wake-up of the loop
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 from perdure.clock import elapsed
@@ -44,8 +43,11 @@ class Committer:
         self._changes = changes
         self._most_queued = most_queued
         self._inline_only = inline_only
-        self._queue: deque[tuple[Operation, Done]] = deque()
+        self._operations: list[Operation] = []
+        self._dones: list[Done] = []
+        self._patient = False
         self._busy = False
+        self._held = False
         self.under_way = False
         self._closed = False
         self._expected = 0.0
@@ -68,17 +70,26 @@ class Committer:
         if self._closed:
             problem = "The store is closed; open the app again."
             raise StoreClosed(problem)
-        if len(self._queue) >= self._most_queued:
+        if len(self._operations) >= self._most_queued:
             what = "The queue of operations waiting to be stored"
             raise Overloaded(what, self._most_queued)
-        self._queue.append((operation, done))
+        self._operations.append(operation)
+        self._dones.append(done)
+        if operation.body is not None:
+            self._patient = True
         if not self._busy:
             self._busy = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            if not self._held:
+                asyncio.get_running_loop().call_soon(self._flush)
+
+    def hold(self) -> None:
+        """Let what is submitted wait for `flush`: the caller knows when its crowd is complete."""
+        self._held = True
 
     def flush(self) -> None:
-        """Commit what is queued now, if commits are made on this thread: the caller knows that a crowd is complete."""
-        if self._queue and not self.under_way:
+        """Commit what is queued, now if commits are made on this thread."""
+        self._held = False
+        if self._operations and not self.under_way:
             self._flush()
 
     @property
@@ -96,32 +107,33 @@ class Committer:
             self._thread.shutdown()
 
     def _flush(self) -> None:
-        queue = self._queue
-        if self.under_way or not queue:
+        if self.under_way or not self._operations:
             return
-        batch = [queue.popleft() for _ in range(min(len(queue), MOST_PER_COMMIT))]
-        operations = [operation for operation, _ in batch]
-        quick = self._expected < INLINE_SECONDS and all(operation.body is None for operation in operations)
-        if not (quick or self._inline_only):
-            self._hand_over(batch, operations)
+        operations, dones = self._operations, self._dones
+        self._operations, self._dones = operations[MOST_PER_COMMIT:], dones[MOST_PER_COMMIT:]
+        if self._operations:
+            del operations[MOST_PER_COMMIT:], dones[MOST_PER_COMMIT:]
+        if (self._patient or self._expected >= INLINE_SECONDS) and not self._inline_only:
+            self._hand_over(operations, dones)
             return
         begun = elapsed()
         try:
             outcomes = self._runner.run(operations)
         except StoreBusy:
-            self._hand_over(batch, operations)
+            self._hand_over(operations, dones)
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for this batch must hear of it
-            outcomes = [([], error) for _ in batch]
+            outcomes = [([], error) for _ in operations]
         self._learn(elapsed() - begun)
-        self._answer(batch, outcomes)
+        self._answer(operations, dones, outcomes)
 
-    def _hand_over(self, batch: list[tuple[Operation, Done]], operations: list[Operation]) -> None:
+    def _hand_over(self, operations: list[Operation], dones: list[Done]) -> None:
         if self._inline_only:
             problem = StoreBusy("Another connection holds the database.")
-            self._answer(batch, [([], problem) for _ in batch])
+            self._answer(operations, dones, [([], problem) for _ in operations])
             return
         self.under_way = True
+        self._patient = any(operation.body for operation in self._operations)
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "perdure-writer")
         loop = asyncio.get_running_loop()
@@ -134,10 +146,10 @@ class Committer:
             if problem is None:
                 outcomes = future.result()
             elif isinstance(problem, Exception):
-                outcomes = [([], problem) for _ in batch]
+                outcomes = [([], problem) for _ in operations]
             else:
                 raise problem
-            self._answer(batch, outcomes)
+            self._answer(operations, dones, outcomes)
 
         loop.run_in_executor(self._thread, self._runner.run_patiently, operations).add_done_callback(finished)
 
@@ -145,25 +157,25 @@ class Committer:
         self._expected += (seconds - self._expected) * 0.2
         self.commits += 1
 
-    def _answer(self, batch: list[tuple[Operation, Done]], outcomes: list[Outcome]) -> None:
+    def _answer(self, operations: list[Operation], dones: list[Done], outcomes: list[Outcome]) -> None:
         changed: set[int] = set()
         ended: set[int] = set()
         mail: set[int] = set()
-        due = False
+        made_due = False
         watched = self._changes.watched
-        for (operation, done), (rows, error) in zip(batch, outcomes, strict=True):
+        for operation, done, (rows, error) in zip(operations, dones, outcomes, strict=True):
             if error is None:
-                due = due or operation.makes_due
+                made_due = made_due or operation.makes_due
                 if watched:
                     changed |= operation.changed
-                    if operation.ends:
-                        ended |= operation.changed
-                for row in rows:
-                    if row[0] in MAIL_LABELS:
-                        mail.add(row[1])
+                if operation.ends:
+                    ended |= operation.changed
+            if rows:
+                mail.update(row[1] for row in rows if row[0] in MAIL_LABELS)
             done(rows, error)
-        self._changes.committed(changed | mail, ended, mail, due=due)
-        if self._queue:
+        if made_due or changed or ended or mail:
+            self._changes.committed(changed | mail, ended, mail, due=made_due)
+        if self._operations:
             asyncio.get_running_loop().call_soon(self._flush)
         elif not self.under_way:
             self._busy = False

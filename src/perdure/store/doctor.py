@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from perdure.clock import SECOND
 from perdure.errors import StoreCorrupt
@@ -21,8 +21,7 @@ _BY_HAND = "perdure never writes this, so somebody or something else did. Restor
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """
     One question to the database.
 

@@ -5,9 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+from perdure.errors import RunNotFound
 from perdure.model.entry import Entry
-from perdure.model.run import Claimed, Message
+from perdure.model.run import Claimed, Message, RunRow
 from perdure.store.sqlite import SqliteStore
+
+
+async def find_run(store: SqliteStore, run_id: str) -> RunRow | None:
+    """The run with this id, None when there is none."""
+    rows = await store.rows("run_by_id", run_id)
+    return RunRow(*rows[0]) if rows else None
+
+
+async def load_run(store: SqliteStore, run_id: str) -> RunRow:
+    """
+    The run with this id.
+
+    Raises:
+        RunNotFound: There is none.
+    """
+    row = await find_run(store, run_id)
+    if row is None:
+        raise RunNotFound(run_id)
+    return row
 
 
 async def load_messages(store: SqliteStore, numbers: list[int]) -> dict[int, list[Message]]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from typing import NamedTuple
 
 import apsw
 
 from perdure.errors import SchemaMissing, SchemaTooNew, StoreCorrupt
+from perdure.store.queries import SQL, read_sql
 
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
 
 
-@dataclass(frozen=True, slots=True)
-class Migration:
+class Migration(NamedTuple):
     """One file of store/sql/migrations/<dialect>/."""
 
     version: int
@@ -26,11 +26,10 @@ class Migration:
 @cache
 def migrations(dialect: str) -> tuple[Migration, ...]:
     """All migrations of a dialect, by version."""
-    folder = Path(__file__).parent / "sql" / "migrations" / dialect
     found = [
-        Migration(int(match[1]), match[2], file.read_text(encoding="utf-8"))
-        for file in folder.iterdir()
-        if (match := _FILE.fullmatch(file.name))
+        Migration(int(match[1]), match[2], read_sql("migrations", dialect, file))
+        for file in os.listdir(os.path.join(SQL, "migrations", dialect))  # noqa: PTH118, PTH208 - as in queries
+        if (match := _FILE.fullmatch(file))
     ]
     return tuple(sorted(found, key=lambda migration: migration.version))
 
@@ -49,9 +48,12 @@ def version_of(connection: apsw.Connection) -> int:
     return version
 
 
-def check_version(connection: apsw.Connection, path: str) -> None:
+def check_version(connection: apsw.Connection, path: str, *, older: bool = False) -> None:
     """
     Refuse a schema that this perdure cannot use.
+
+    Args:
+        older: Whether an older one will do, as it is about to be migrated.
 
     Raises:
         SchemaTooNew: A newer perdure migrated it.
@@ -61,7 +63,7 @@ def check_version(connection: apsw.Connection, path: str) -> None:
     if have > newest:
         problem = f"{path} has schema version {have}, and this perdure knows {newest}. Install a newer perdure."
         raise SchemaTooNew(problem)
-    if have < newest:
+    if have < newest and not older:
         problem = f"{path} has schema version {have}, and {newest} is needed. Run `perdure db migrate`."
         raise SchemaMissing(problem)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from typing import NamedTuple
 
 _HEADING = re.compile(r"^-- name: (\w+)\(([\w, ]*)\)[ ]*$", re.MULTILINE)
 _PARAMETER = re.compile(r"(?<![:\w]):(\w+)")
+SQL = os.path.join(os.path.dirname(__file__), "sql")  # noqa: PTH118, PTH120 - pathlib takes 10 ms to import
 _COMMENT = re.compile(r"--[^\n]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(NamedTuple):
     """
     One named statement.
 
@@ -27,6 +27,12 @@ class Statement:
     sql: str
     parameters: tuple[str, ...]
     tagged: bool
+
+
+def read_sql(*path: str) -> str:
+    """The text of a file in the folder of SQL files."""
+    with open(os.path.join(SQL, *path), encoding="utf-8") as file:  # noqa: PTH118, PTH123 - no import of pathlib
+        return file.read()
 
 
 def parse(text: str, origin: str) -> dict[str, Statement]:
@@ -56,10 +62,9 @@ def parse(text: str, origin: str) -> dict[str, Statement]:
 @cache
 def statements(dialect: str) -> dict[str, Statement]:
     """All statements of one dialect: the shared ones and its own."""
-    folder = Path(__file__).parent / "sql"
     found: dict[str, Statement] = {}
     for file in ("shared.sql", "doctor.sql", f"{dialect}.sql"):
-        more = parse((folder / file).read_text(encoding="utf-8"), file)
+        more = parse(read_sql(file), file)
         if twice := found.keys() & more.keys():
             message = f"{file}: {sorted(twice)} stand in another file as well"
             raise ValueError(message)

@@ -37,12 +37,9 @@ class Record(Operation):
         """Append these to the journal."""
         number, epoch, most = self.number, self.epoch, self.inline_bytes
         for entry in entries:
-            data = entry.data
-            if data is not None and len(data) > most:
-                data = shelve(self, self.id, data)
-            self.lines.append(
-                ("append", (number, epoch, *entry[:4], data, entry.started_at, entry.attempt, entry.fingerprint))
-            )
+            if entry.data is not None and len(entry.data) > most:
+                entry = entry._replace(data=shelve(self, self.id, entry.data))  # noqa: PLW2901 - the same, shelved
+            self.lines.append(("append", (number, epoch, *entry)))
 
     def take(self, message: Message, seq: int) -> None:
         """The workflow has observed this message (I9)."""
@@ -76,6 +73,7 @@ class Record(Operation):
             payload = shelve(self, self.id, payload)
         self.add("renew", self.number, self.epoch, payload)
         self.add("forget", self.number, self.epoch, seq)
+        self.add("forget_refs", self.number, self.epoch)
         self.release(now)
 
     def finish(self, status: Status, output: str | None, error: str | None, now: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import apsw
 
 from perdure.clock import Clock
-from perdure.errors import InvalidOption, StoreClosed, StoreReadOnly, StoreUnavailable
+from perdure.errors import InvalidOption, SchemaMissing, StoreClosed, StoreReadOnly, StoreUnavailable
 from perdure.model.limits import Limits
 from perdure.store.batch import BUSY_MILLISECONDS, BatchRunner, Probe
 from perdure.store.changes import Changes
@@ -86,7 +86,7 @@ class SqliteStore:
     # ------------------------------------------------------------------------------------ life
     def open(self, *, migrating: bool = True) -> None:
         """
-        Connect; create or update the schema unless `migrating` is off.
+        Connect; create or update the schema unless `migrating` is off. A file that does not fit stays as it is.
 
         Raises:
             StoreUnavailable, StoreReadOnly, StoreCorrupt: The file cannot be used.
@@ -96,12 +96,30 @@ class SqliteStore:
         if self.path != ":memory:" and not os.path.isdir(folder):  # noqa: PTH112 - as above
             problem = f"The folder {folder} does not exist, so {self.path} cannot be made there. Create it first."
             raise StoreUnavailable(problem)
+        if not migrating and self.path != ":memory:" and not os.path.exists(self.path):  # noqa: PTH110 - as above
+            problem = f"There is no database {self.path}. Run `perdure db migrate` to make it."
+            raise SchemaMissing(problem)
+        try:
+            self._connect_all(migrating=migrating)
+        except BaseException:
+            self.abandon()
+            raise
+        assert self._writer is not None  # noqa: S101 - just connected
+        self._writer.set_busy_timeout(0)
+        runner = BatchRunner(self._writer, self._statements, self.path, self._probe)
+        self._committer = Committer(
+            runner, self.changes, most_queued=self.limits.queued_operations, inline_only=self._inline_only
+        )
+
+    def _connect_all(self, *, migrating: bool) -> None:
         with mapping(self.path):
             self._writer = self._connect()
+            check_version(self._writer, self.path, older=migrating)
+            # Only now that the file is known to be ours, or is about to be.
+            if self.path != ":memory:":
+                self._writer.execute("pragma journal_mode = wal")
             if migrating:
                 self.migrated = migrate(self._writer, self.path, self._clock.now())
-            else:
-                check_version(self._writer, self.path)
             if self._writer.readonly("main"):
                 problem = f"{self.path} cannot be written. Check the permissions of the file and its folder."
                 raise StoreReadOnly(problem)
@@ -109,19 +127,12 @@ class SqliteStore:
             self._reader = self._connect()
             self._reader.execute("pragma query_only = on")
             self._seen = self._version()
-        self._writer.set_busy_timeout(0)
-        runner = BatchRunner(self._writer, self._statements, self.path, self._probe)
-        self._committer = Committer(
-            runner, self.changes, most_queued=self.limits.queued_operations, inline_only=self._inline_only
-        )
 
     def _connect(self) -> apsw.Connection:
         flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
         connection = apsw.Connection(self._name, flags=flags)
         connection.set_busy_timeout(BUSY_MILLISECONDS)
         connection.execute(f"pragma synchronous = {self._synchronous}")
-        if self.path != ":memory:":
-            connection.execute("pragma journal_mode = wal")
         connection.execute(f"pragma wal_autocheckpoint = {CHECKPOINT_PAGES}")
         return connection
 
@@ -146,6 +157,11 @@ class SqliteStore:
         if self._committer is None:
             raise StoreClosed(_CLOSED)
         self._committer.submit(operation, done)
+
+    def hold(self) -> None:
+        """See `Committer.hold`."""
+        if self._committer is not None:
+            self._committer.hold()
 
     def flush(self) -> None:
         """See `Committer.flush`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,8 +20,8 @@ from perdure.errors import (
 )
 
 _CLASSES: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
-    (apsw.BusyError, StoreBusy, "Another process holds the database; perdure tries again"),
-    (apsw.LockedError, StoreBusy, "Another connection holds the table; perdure tries again"),
+    (apsw.BusyError, StoreBusy, "Another process keeps the database locked; nothing was stored, try again"),
+    (apsw.LockedError, StoreBusy, "Another connection keeps the table locked; nothing was stored, try again"),
     (apsw.FullError, StoreFull, "The disk or the database is full: free some space; nothing was stored"),
     (
         apsw.ReadOnlyError,
@@ -40,8 +42,20 @@ UNSTORABLE = (UnicodeError, OverflowError, TypeError)
 """What the driver raises for a value that SQLite cannot hold: lone surrogates, integers beyond 64 bits, objects."""
 
 
-def mapped(error: Exception, path: str) -> StoreError:
-    """The error of perdure that stands for one of the driver."""
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""SQLite reports only the first of them as a full disk."""
+
+
+def mapped(error: Exception, path: str, system: int = 0) -> StoreError:
+    """
+    The error of perdure that stands for one of the driver.
+
+    Args:
+        system: What the operating system last said on that connection, as `errno`.
+    """
+    if isinstance(error, apsw.IOError) and system in _NO_ROOM:
+        problem = f"There is no more room for the database ({os.strerror(system)}): free some, or raise the limit"
+        return StoreFull(f"{problem}; nothing was stored ({path}: {error}).")
     if isinstance(error, UNSTORABLE):
         return OperationRefused(f"A value is not one that SQLite can hold: {error} ({path}).")
     for theirs, ours, meaning in _CLASSES:

@@ -28,9 +28,6 @@ class Heartbeat:
         lease: Microseconds.
         blocked: Microseconds that the loop may take to answer.
         declared_dead: Called on the loop when others have declared the worker dead.
-
-    Attributes:
-        blocked_stack: The stack that was last found blocking the loop.
     """
 
     def __init__(
@@ -53,7 +50,6 @@ class Heartbeat:
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._answered = threading.Event()
-        self.blocked_stack = ""
         self._reported = False
         self._thread = threading.Thread(target=self._run, name="perdure-heartbeat", daemon=True)
         self._thread.start()
@@ -93,6 +89,8 @@ class Heartbeat:
 
     def _watch(self) -> None:
         """Ask the loop for an answer; report the stack it is stuck in when none comes in time."""
+        if self._answered.is_set():
+            self._reported = False  # it has answered since, if late: what blocks it now is something else
         self._answered.clear()
         self._loop.call_soon_threadsafe(self._answered.set)
         if self._answered.wait(self._patience_s) or self._stop.is_set():
@@ -103,10 +101,10 @@ class Heartbeat:
             return
         self._reported = True
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the only way to see another thread's stack
-        self.blocked_stack = "".join(traceback.format_stack(frame)) if frame else ""
+        stack = "".join(traceback.format_stack(frame)) if frame else ""
         log.warning(
             "the event loop has been blocked for more than %g s; the worker keeps its runs, but nothing moves. "
             "Move this into a step that is a plain function:\n%s",
             self._patience_s,
-            self.blocked_stack,
+            stack,
         )

@@ -9,6 +9,7 @@ from datetime import timedelta
 from perdure.clock import micros
 from perdure.errors import InvalidOption
 from perdure.ids import check_id
+from perdure.model.check import check_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,7 @@ class WorkerOptions:
         if self.id:
             check_id("worker id", self.id)
         for option, least in (("concurrency", 1), ("threads", 1), ("cached_runs", 0), ("most_takeovers", 3)):
-            if getattr(self, option) < least:
-                raise InvalidOption(option, f"it must be {least} or more")
+            check_number(option, getattr(self, option), least)
         for option in ("lease", "hold", "drain", "blocked"):
             micros(getattr(self, option), option)
         if micros(self.lease) < micros(0.3):

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 
-from perdure.store.operation import Operation
+from perdure.codec.payload import Payloads
+from perdure.engine.guard import seal_reason
+from perdure.model.status import Status
+from perdure.store.operation import Operation, Row
 from perdure.store.sqlite import SqliteStore
 from perdure.worker.register import gone
+
+log = logging.getLogger("perdure.worker")
+MOST_LOGGED = 10
 
 
 async def add_takeover(
@@ -18,6 +25,7 @@ async def add_takeover(
     now: int,
     most_takeovers: int,
     virtual: bool,
+    payloads: Payloads,
 ) -> None:
     """
     Add to an operation what takes the runs of dead workers over, if there are any.
@@ -30,6 +38,7 @@ async def add_takeover(
         now: Microseconds since 1970.
         most_takeovers: Deaths in a row without progress after which a run is paused.
         virtual: Whether processes are simulated, so that only leases count.
+        payloads: Seals the entry of a run that is paused.
     """
     for number, other_place, pid, state, lease_until in await store.rows("suspects"):
         if number == me:
@@ -45,5 +54,23 @@ async def add_takeover(
             "process (memory, a crash in native code), then resume it."
         )
         operation.add("bury", now)
-        reason = json.dumps({"code": "poison", "message": message, "at": now})
+        reason = json.dumps({"code": "poison", "message": message, "at": now, "seq": None})
         operation.add("expire_runs", now, most_takeovers, reason)
+        operation.add("note_poison", reason, seal_reason(payloads, reason), now)
+
+
+async def tell_expired(store: SqliteStore, rows: list[Row]) -> None:
+    """
+    Log which runs were taken over, and let those who watch a run that was paused look again.
+
+    Args:
+        rows: What the operation of `add_takeover` gave.
+    """
+    expired: list[tuple[int, str]] = [row[1:] for row in rows if row[0] == "expired"]
+    for number, status in expired[:MOST_LOGGED]:
+        for run in await store.rows("run_by_number", number):
+            log.warning("run %s was taken from a dead worker and is %s", run[1], status)
+    if len(expired) > MOST_LOGGED:
+        log.warning("%d more runs were taken from dead workers", len(expired) - MOST_LOGGED)
+    paused = {number for number, status in expired if status == Status.PAUSED}
+    store.changes.committed(paused, set(), set(), due=False)

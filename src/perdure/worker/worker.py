@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import logging
+import sys
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,25 +17,27 @@ from perdure.clock import SECOND, Clock, micros
 from perdure.codec.payload import Payloads
 from perdure.engine.definition import Registry
 from perdure.engine.drive import Driver
+from perdure.engine.guard import pause_reason, seal_reason
 from perdure.engine.machine import ChildStart
-from perdure.engine.request import child_topic
 from perdure.errors import StoreClosed, StoreError
 from perdure.model.entry import Entry
 from perdure.model.limits import Limits
-from perdure.model.run import Claimed, Message, RunRow
+from perdure.model.run import Claimed, Message
 from perdure.store.load import load_journals, load_messages, resolve_input
 from perdure.store.operation import Done, Operation, Row
 from perdure.store.sqlite import SqliteStore
+from perdure.worker.children import look_at_taken
 from perdure.worker.heartbeat import Heartbeat
 from perdure.worker.options import WorkerOptions
 from perdure.worker.register import register
-from perdure.worker.takeover import add_takeover
+from perdure.worker.takeover import add_takeover, tell_expired
+from perdure.worker.tasks import Tasks
 
 log = logging.getLogger("perdure.worker")
 SWEEP_S = 1.0
 MOST_PER_CLAIM = 500
-MOST_LOGGED = 10
-STORE_RETRY_S = 0.5
+NESTING = sys.version_info < (3, 14)
+"""Whether a private loop may be stepped from inside a task of this loop; later Pythons know one task per thread."""
 
 
 class Worker:
@@ -72,9 +76,10 @@ class Worker:
         self._drivers: dict[int, Driver] = {}
         self._parked: OrderedDict[int, Driver] = OrderedDict()
         self._loading: set[int] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self.id)
         self._reserved = 0
         self._soon: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._context = contextvars.copy_context()
         self._state = "new"
         self._claiming = False
         self._look_again = False
@@ -109,11 +114,20 @@ class Worker:
             virtual=self.clock.virtual,
         )  # fmt: skip
         self._workflows = names
+        self.registry.on_new(self._learn)
         if not self.clock.virtual:
             self._heartbeat = Heartbeat(
                 self.store.pulse, self.clock, self.number, lease=lease, blocked=micros(self.options.blocked),
                 declared_dead=self._declared_dead,
             )  # fmt: skip
+
+    def _learn(self) -> None:
+        """A workflow was registered meanwhile: claim its runs too, and say so."""
+        self.loop.call_soon_threadsafe(self._tasks.spawn, self._tell_workflows)
+
+    async def _tell_workflows(self) -> None:
+        self._workflows = json.dumps(self.registry.names())
+        await self.store.apply(Operation([("learn", (self.number, self._workflows))], makes_due=True))
 
     async def stop(self) -> None:
         """
@@ -143,10 +157,12 @@ class Worker:
             self._heartbeat.stop()
         await self.store.apply(Operation([("leave", (self.number, self.clock.now()))]))
         self.threads.shutdown(wait=False, cancel_futures=True)
+        self._tasks.stop()
         self._state = "stopped"
 
     def _fall_silent(self) -> None:
         """Look for no more runs."""
+        self.registry.forget(self._learn)
         self.store.changes.forget(self._look)
         self.store.changes.forget(self._mail)
         for timer in (self._due_timer, self._sweep_timer):
@@ -170,8 +186,7 @@ class Worker:
             driver.evict()
         self._drivers.clear()
         self._parked.clear()
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
         self.threads.shutdown(wait=False)
 
     @property
@@ -208,11 +223,9 @@ class Worker:
         """Drive a run that was inserted as claimed by this worker."""
         self._reserved -= 1
         if self._state == "working":
-            driver = Driver(self, run, self.registry.get(run.workflow), [])
-            self._drivers[run.number] = driver
-            driver.begin([])
+            self._begin(run, [], [])
         else:
-            self._spawn(self._give_back, run)
+            self._tasks.spawn(self._give_back, run)
 
     def _look(self) -> None:
         """Something may be due: claim it, unless a claim is under way already."""
@@ -247,12 +260,12 @@ class Worker:
         runs = [Claimed(*row[1:]) for row in rows]
         if runs:
             self._loading.update(run.number for run in runs)
-            self._spawn(self._load, runs)
+            self._tasks.spawn(self._load, runs)
         self._tell_stop()
         if len(runs) == most or self._look_again:
             self._look()
         else:
-            self._spawn(self._plan, now)
+            self._tasks.spawn(self._plan, now)
 
     async def _plan(self, now: int) -> None:
         """Look again when the next run becomes due."""
@@ -267,7 +280,20 @@ class Worker:
             self._due_timer = self.loop.call_later(max(0, at - self.clock.now()) / SECOND, self._look)
 
     async def _load(self, runs: list[Claimed]) -> None:
-        """Read what the claimed runs need, then drive them."""
+        """Read what the claimed runs need, then drive them; one that cannot be read is paused."""
+        try:
+            await self._load_all(runs)
+        except Exception as error:
+            if len(runs) > 1:
+                for run in runs:
+                    self._tasks.spawn(self._load, [run])
+                return
+            log.exception("run %s cannot be read and is paused", runs[0].id)
+            self._loading.discard(runs[0].number)
+            self.give_up(runs[0], error)
+            self._tell_stop()
+
+    async def _load_all(self, runs: list[Claimed]) -> None:
         try:
             mail = await load_messages(self.store, [run.number for run in runs])
             cold = [run for run in runs if not self._in_memory(run)]
@@ -278,7 +304,7 @@ class Worker:
             log.error("worker %s cannot read the runs it claimed: %s", self.id, error)
             self._loading.difference_update(run.number for run in runs)
             for run in runs:
-                self._spawn(self._give_back, run)
+                self._tasks.spawn(self._give_back, run)
             self._tell_stop()
             return
         for run in runs:
@@ -302,7 +328,7 @@ class Worker:
         parked = self._parked.pop(run.number, None)
         if parked is None and journal is None:
             # Its coroutine was in memory when it was claimed, and had to make room for another one since.
-            self._spawn(self._load, [run])
+            self._tasks.spawn(self._load, [run])
             return
         self._loading.discard(run.number)
         stale = self._drivers.get(run.number)
@@ -313,11 +339,22 @@ class Worker:
             self._drivers[run.number] = parked
             parked.resume(run, messages)
         else:
-            driver = Driver(self, run, self.registry.get(run.workflow), journal or [])
-            self._drivers[run.number] = driver
-            driver.begin(messages)
+            self._begin(run, journal or [], messages)
         if self._state == "draining" and run.number in self._drivers:
             self._drivers[run.number].release()
+
+    def _begin(self, run: Claimed, journal: list[Entry], messages: list[Message]) -> None:
+        try:
+            driver = Driver(self, run, self.registry.get(run.workflow), journal)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # as in the driver: whatever its journal holds, it must not stay here in silence
+            log.exception("run %s cannot be driven and is paused", run.id)
+            self.give_up(run, error)
+            self._tell_stop()
+            return
+        self._drivers[run.number] = driver
+        driver.begin(messages)
 
     async def _give_back(self, run: Claimed) -> None:
         later = self.clock.now() + SECOND
@@ -328,21 +365,35 @@ class Worker:
         """Queue an operation of the store."""
         self.store.submit(operation, done)
 
+    @property
+    def alone(self) -> bool:
+        """Whether one driver has this worker for itself, so that nobody could share its commit."""
+        return len(self._drivers) == 1 and not self._soon and NESTING
+
+    def now(self, callback: Callable[..., None], *args: Any) -> None:
+        """Call it, outside the context of the body that has just ended, and commit what comes of it."""
+        self._context.run(self._hear, [(callback, args)])
+
     def soon(self, callback: Callable[..., None], *args: Any) -> None:
-        """Call it on the loop's next turn, outside any task; many of them with one wake-up."""
+        """Call it on the loop's next turn, and commit what comes of all such calls together."""
         self._soon.append((callback, args))
         if len(self._soon) == 1:
-            self.loop.call_soon(self._call_soon)
+            self.loop.call_soon(self._call_soon, context=self._context)
 
     def _call_soon(self) -> None:
         calls, self._soon = self._soon, []
-        for callback, args in calls:
-            try:
-                callback(*args)
-            except Exception:
-                log.exception("worker %s: an internal call failed", self.id)
-        # All bodies that ended meanwhile have been heard, so their commit need not wait for another turn.
-        self.store.flush()
+        self._hear(calls)
+
+    def _hear(self, calls: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
+        self.store.hold()
+        try:
+            for callback, args in calls:
+                try:
+                    callback(*args)
+                except Exception:
+                    log.exception("worker %s: an internal call failed", self.id)
+        finally:
+            self.store.flush()
 
     def left(self, driver: Driver) -> None:
         """The driver no longer owns its run."""
@@ -366,44 +417,21 @@ class Worker:
         if self._quiet and not (self._drivers or self._loading or self._claiming):
             self._quiet.set()
 
-    def give_up(self, run: Claimed, error: Exception) -> None:
-        """What a run has to store is refused for good: pause it, so that it is nobody's in silence."""
+    def give_up(self, run: Claimed, error: BaseException) -> None:
+        """A run cannot go on here, and nothing of it runs any more: pause it, so that it is nobody's in silence."""
         if not isinstance(error, StoreClosed):
-            self._spawn(self._pause, run, error)
+            self._tasks.spawn(self._pause, run, error)
 
-    async def _pause(self, run: Claimed, error: Exception) -> None:
-        code, now = getattr(error, "code", StoreError.code), self.clock.now()
-        reason = json.dumps({"code": code, "message": str(error), "at": now, "seq": None})
-        await self.store.apply(Operation([("pause_own", (run.number, run.epoch, reason))], changed=(run.number,)))
+    async def _pause(self, run: Claimed, error: BaseException) -> None:
+        now = self.clock.now()
+        reason = pause_reason(error, now)
+        operation = Operation([("pause_own", (run.number, run.epoch, reason))], changed=(run.number,))
+        operation.add("note_pause", run.number, run.epoch + 1, seal_reason(self.payloads, reason), now)
+        await self.store.apply(operation)
 
     def check_child(self, driver: Driver, child: ChildStart) -> None:
         """A child's id was taken: find out by whom."""
-        self._spawn(self._check_child, driver, child)
-
-    async def _check_child(self, driver: Driver, child: ChildStart) -> None:
-        rows = await self.store.rows("run_by_id", child.child_id)
-        problem: str | None = "another run, which was just removed"
-        message = None
-        if rows:
-            row = RunRow(*rows[0])
-            if row.parent != driver.run.number or row.workflow != child.workflow:
-                problem = "another parent" if row.workflow == child.workflow else f"the workflow {row.workflow!r}"
-            else:
-                problem = None
-                if row.finished:
-                    message = Message(
-                        driver.run.number,
-                        0,
-                        child_topic(row.id),
-                        None,
-                        None,
-                        0,
-                        row.status,
-                        row.output,
-                        row.error,
-                        row.id,
-                    )
-        self.loop.call_soon(driver.child_taken, child, message, problem)
+        self._tasks.spawn(look_at_taken, self.store, driver, child)
 
     # --------------------------------------------------------------------------------------- mail
     def _mail(self, numbers: set[int] | None) -> None:
@@ -412,7 +440,7 @@ class Worker:
         known = self._drivers.keys() | self._loading if self._loading else self._drivers.keys()
         driven = known if numbers is None else known & numbers
         if driven:
-            self._spawn(self._fetch, list(driven))
+            self._tasks.spawn(self._fetch, list(driven))
 
     async def _fetch(self, numbers: list[int]) -> None:
         for number, messages in (await load_messages(self.store, numbers)).items():
@@ -430,10 +458,13 @@ class Worker:
                 operation.add("heartbeat", self.number, now, now + micros(self.options.lease))
             await add_takeover(
                 operation, self.store, self.number, self._place, now=now, most_takeovers=self.options.most_takeovers,
-                virtual=self.clock.virtual,
+                virtual=self.clock.virtual, payloads=self.payloads,
             )  # fmt: skip
             if operation.lines:
-                await self._apply_sweep(operation)
+                rows = await self.store.apply(operation)
+                await tell_expired(self.store, rows)
+                if self.clock.virtual and not any(row[0] == "alive" for row in rows):
+                    self._declared_dead()
         except StoreError as error:
             log.error("worker %s cannot look for dead workers: %s", self.id, error)
         finally:
@@ -441,18 +472,7 @@ class Worker:
                 wait = min(SWEEP_S, micros(self.options.lease) / 3 / SECOND)
                 if self.clock.virtual:
                     wait = micros(self.options.lease) / 3 / SECOND
-                self._sweep_timer = self.loop.call_later(wait, lambda: self._spawn(self._sweep))
-
-    async def _apply_sweep(self, operation: Operation) -> None:
-        rows = await self.store.apply(operation)
-        expired = [row for row in rows if row[0] == "expired"]
-        for _, number, status in expired[:MOST_LOGGED]:
-            for run in await self.store.rows("run_by_number", number):
-                log.warning("run %s was taken from a dead worker and is %s", run[1], status)
-        if len(expired) > MOST_LOGGED:
-            log.warning("%d more runs were taken from dead workers", len(expired) - MOST_LOGGED)
-        if self.clock.virtual and not any(row[0] == "alive" for row in rows):
-            self._declared_dead()
+                self._sweep_timer = self.loop.call_later(wait, lambda: self._tasks.spawn(self._sweep))
 
     def _declared_dead(self) -> None:
         """Others have declared this worker dead, as it was silent for too long: what it holds is void (I1)."""
@@ -468,31 +488,8 @@ class Worker:
             self._heartbeat.stop()
         self.id = ids.worker_id()
         self.number = 0
-        self._spawn(self._reborn)
+        self._tasks.spawn(self._reborn)
 
     async def _reborn(self) -> None:
         await self._register()
         self._look()
-
-    def _spawn(self, make: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-        """Run it beside everything else, until the store takes part: nobody else would come back to it."""
-        task = self.loop.create_task(self._insist(make, *args))
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    async def _insist(self, make: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-        while self._state != "stopped":
-            try:
-                await make(*args)
-            except StoreError as error:
-                if not error.retryable:
-                    raise
-                log.warning("worker %s: trying again in %g s: %s", self.id, STORE_RETRY_S, error)
-                await asyncio.sleep(STORE_RETRY_S)
-            else:
-                return
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("worker %s: an internal task failed: %s", self.id, error, exc_info=error)

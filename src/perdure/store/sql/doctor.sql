@@ -113,6 +113,7 @@ from (
     select run, data from perdure_journal where data like '@%'
     union all select run, data from perdure_inbox where data like '@%'
     union all select number, input from perdure_runs where input like '@%'
+    union all select number, first_input from perdure_runs where first_input like '@%'
     union all select number, output from perdure_runs where output like '@%'
     union all select number, error from perdure_runs where error like '@%'
   ) p join perdure_runs r on r.number = p.run

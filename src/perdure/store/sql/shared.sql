@@ -22,6 +22,9 @@ select :tag, 'stale' where not exists (select 1 from perdure_runs where number =
 -- name: guard_vacant(tag, id)
 select :tag, 'stale' where exists (select 1 from perdure_runs where id = :id);
 
+-- name: guard_blob(tag, hash)
+select :tag, 'stale' where not exists (select 1 from perdure_blobs where hash = :hash);
+
 -- name: add_blob(hash, size, data)
 insert into perdure_blobs (hash, size, data) values (:hash, :size, :data)
 on conflict (hash) do nothing;
@@ -145,7 +148,9 @@ where number = :run and epoch = :epoch and owner is not null;
 
 -- name: renew(run, epoch, input)
 -- continue_as_new: the history so far goes, the run begins again with this input.
-update perdure_runs set input = :input, takeovers = 0, takeover_seq = null
+-- The first input stays, so that a second start of the id can be compared with it.
+update perdure_runs
+set first_input = coalesce(first_input, input), input = :input, takeovers = 0, takeover_seq = null
 where number = :run and epoch = :epoch and owner is not null;
 
 -- name: clear_suspicion(run, epoch)
@@ -157,6 +162,18 @@ where number = :run and epoch = :epoch and owner is not null;
 delete from perdure_journal
 where run = :run and seq < :seq
   and exists (select 1 from perdure_runs where number = :run and epoch = :epoch and owner is not null);
+
+-- name: forget_refs(run, epoch)
+-- After forget and renew: the blobs that only the forgotten history had are nobody's, and the next prune drops them.
+delete from perdure_blob_refs
+where run = :run
+  and exists (
+    select 1 from perdure_runs r where r.number = :run and r.epoch = :epoch and r.owner is not null
+      and '@' || hash not in (r.input, coalesce(r.first_input, ''))
+  )
+  and not exists (select 1 from perdure_journal j where j.run = :run and j.data = '@' || hash)
+  and not exists (select 1 from perdure_inbox i where i.run = :run and i.taken_seq is null and i.data = '@' || hash)
+  and not exists (select 1 from perdure_inbox i where i.run = :run and i.key is not null and i.data = '@' || hash);
 
 -- name: pause_own(run, epoch, reason)
 update perdure_runs
@@ -199,6 +216,26 @@ select number, (select coalesce(max(j.seq), 0) + 1 from perdure_journal j where 
   :now, :data
 from perdure_runs r
 where id = :id and epoch = :epoch and owner is null;
+
+-- name: note_pause(run, epoch, data, now)
+-- The entry of a pause by the owner of a run, who does not know where its journal ends.
+insert into perdure_journal (run, seq, kind, key, at, data)
+select number, (select coalesce(max(j.seq), 0) + 1 from perdure_journal j where j.run = r.number), 'paused', '',
+  :now, :data
+from perdure_runs r
+where number = :run and epoch = :epoch and owner is null and status = 'paused' and coalesce(
+  (select j.kind from perdure_journal j where j.run = r.number order by j.seq desc limit 1), ''
+) <> 'paused';
+
+-- name: note_poison(reason, data, now)
+-- The entries of the runs that expire_runs has just paused, for this reason.
+insert into perdure_journal (run, seq, kind, key, at, data)
+select number, (select coalesce(max(j.seq), 0) + 1 from perdure_journal j where j.run = r.number), 'paused', '',
+  :now, :data
+from perdure_runs r
+where status = 'paused' and reason = :reason and coalesce(
+  (select j.kind from perdure_journal j where j.run = r.number order by j.seq desc limit 1), ''
+) <> 'paused';
 
 -- name: resume(tag, id, epoch, now)
 update perdure_runs
@@ -265,6 +302,10 @@ returning :tag, 'registered', number;
 update perdure_workers set heartbeat_at = :now, lease_until = :lease_until
 where number = :worker and state = 'alive'
 returning :tag, 'alive';
+
+-- name: learn(worker, workflows)
+-- A workflow was registered while the worker runs.
+update perdure_workers set workflows = :workflows where number = :worker and state = 'alive';
 
 -- name: leave(worker, now)
 update perdure_workers set state = 'left', lease_until = :now where number = :worker and state = 'alive';

@@ -48,6 +48,8 @@ create table perdure_runs (
   takeovers integer not null default 0,
   takeover_seq integer,
   forked_from text,
+  -- what it was started with, once continue_as_new has replaced its input
+  first_input text,
   -- I8 in one line: whoever is owned is not due as well.
   check (owner is null or due_at is null)
 ) strict;

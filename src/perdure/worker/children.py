@@ -1,0 +1,56 @@
+"""Find out what became of a child whose id was taken when its parent wanted to insert it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from perdure.codec.failure import encode_error
+from perdure.engine.drive import Driver
+from perdure.engine.machine import ChildStart
+from perdure.engine.request import child_topic
+from perdure.errors import StartConflict, StoreError
+from perdure.model.run import Message
+from perdure.model.status import Status
+from perdure.store.load import find_run
+from perdure.store.sqlite import SqliteStore
+
+
+async def look_at_taken(store: SqliteStore, driver: Driver, child: ChildStart) -> None:
+    """
+    Look who has the child's id, and tell `driver.child_taken`.
+
+    Raises:
+        StoreError: The store cannot say now, and may be asked again.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        message = await end_of_taken(store, driver.run.number, child)
+    except Exception as error:
+        if isinstance(error, StoreError) and error.retryable:
+            raise
+        loop.call_soon(driver.crash, error)
+    else:
+        loop.call_soon(driver.child_taken, message)
+
+
+async def end_of_taken(store: SqliteStore, parent: int, child: ChildStart) -> Message | None:
+    """
+    What the parent is to be told of the run that has the child's id.
+
+    Args:
+        parent: Number of the parent's run.
+
+    Returns:
+        The end of the child when it is the parent's own after all, None while it has not ended; a failure when it is
+        somebody else's. None of them is in the inbox.
+    """
+    row = await find_run(store, child.child_id)
+    topic = child_topic(child.child_id)
+    problem = "another run, which was just removed"
+    if row is not None:
+        if row.parent == parent and row.workflow == child.workflow:
+            end = Message(parent, 0, topic, None, None, 0, row.status, row.output, row.error, row.id)
+            return end if row.finished else None
+        problem = "another parent" if row.workflow == child.workflow else f"the workflow {row.workflow!r}"
+    error = encode_error(StartConflict(child.child_id, problem))
+    return Message(parent, 0, topic, None, None, 0, Status.FAILED, None, error, None)
