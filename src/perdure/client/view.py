@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from perdure.clock import to_datetime
 from perdure.codec.payload import Payloads
@@ -123,7 +123,8 @@ def _told(reason: dict[str, Any]) -> dict[str, Any]:
     return reason | {"at": to_datetime(reason["at"])}
 
 
-class WorkerInfo(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
     """
     A worker process.
 

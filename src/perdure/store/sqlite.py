@@ -117,7 +117,7 @@ class SqliteStore:
             check_version(self._writer, self.path, older=migrating)
             # Only now that the file is known to be ours, or is about to be.
             if self.path != ":memory:":
-                self._writer.execute("pragma journal_mode = wal")
+                _use_wal(self._writer)
             if migrating:
                 self.migrated = migrate(self._writer, self.path, self._clock.now())
             if self._writer.readonly("main"):
@@ -300,5 +300,20 @@ class SqliteStore:
         return os.path.getsize(target)  # noqa: PTH202, ASYNC240 - as above
 
 
+def _use_wal(connection: apsw.Connection) -> None:
+    """Switch the file to WAL, where it stays; another process may be doing the same."""
+    for attempt in range(WAL_TRIES):
+        try:
+            connection.execute("pragma journal_mode = wal")
+        except apsw.BusyError:
+            if attempt == WAL_TRIES - 1:
+                raise
+            # The switch itself does not wait for those who have the file open just now; this does.
+            connection.execute("begin exclusive; rollback")
+        else:
+            return
+
+
+WAL_TRIES = 20
 QUIET_POLLS = 400
 _CLOSED = "The store is not open: use it inside `async with app:`."
