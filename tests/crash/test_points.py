@@ -9,8 +9,9 @@ pytestmark = pytest.mark.crash
 
 POINTS = (
     "add_blob", "add_blob_ref", "add_tag", "append", "ask_child", "ask_children", "cancel", "cancel_child",
-    "cancel_children", "claim", "fence", "finish", "forget", "leave", "notify_parent", "park", "register_worker",
-    "release", "renew", "send", "start", "start_child", "take", "take_keyed", "transaction", "wake", "wake_id",
+    "cancel_children", "claim", "fence", "finish", "forget", "forget_refs", "leave", "notify_parent", "park",
+    "register_worker", "release", "renew", "send", "start", "start_child", "take", "take_keyed", "transaction", "wake",
+    "wake_id",
 )  # fmt: skip
 DEATH, DEATH_AT_ONCE = ("after_commit", "append", 4), ("before_commit", "append", 1)
 AFTER_DEATHS = {

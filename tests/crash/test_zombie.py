@@ -46,7 +46,7 @@ def test_stopped_worker_that_wakes_while_another_drives_its_run_writes_nothing(p
 
 def test_worker_stopped_inside_a_transaction_holds_up_the_others_but_loses_nothing(place: Place):
     """Whoever waits for a stopped process's lock would get an untyped error, or lose what it could not store."""
-    sleeper = place.start(roles.worker, worker=LEASE, kill=("before_commit", "append", 2, signal.SIGSTOP))
+    sleeper = place.start(roles.worker, worker=LEASE, kill=("before_commit", "finish", 1, signal.SIGSTOP))
     sleeper.expect("ready")
     client = place.start(roles.client, patience_ms=200)
     client.expect("ready")
