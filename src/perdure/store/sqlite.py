@@ -132,6 +132,8 @@ class SqliteStore:
         flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
         connection = apsw.Connection(self._name, flags=flags)
         connection.set_busy_timeout(BUSY_MILLISECONDS)
+        # Without this, statements whose parameters the planner peeks at are prepared anew for each execution.
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         connection.execute(f"pragma synchronous = {self._synchronous}")
         connection.execute(f"pragma wal_autocheckpoint = {CHECKPOINT_PAGES}")
         return connection
