@@ -257,7 +257,8 @@ class Driver:
             self._writer.send(record, self._committed)
 
     def _committed(self, taken: list[ChildStart]) -> None:
-        self._check_children(taken)
+        if taken:
+            self._check_children(taken)
         if self.state != "driving":
             return
         quiet = self._pausing is not None or self._releasing
