@@ -84,18 +84,18 @@ def shape(path: Path) -> str:
     return hashlib.sha256(repr((schema, journal)).encode()).hexdigest()[:12]
 
 
-def filled(cache: Path, count: int, make: Callable[[Path], None]) -> Path:
+def filled(cache: Path, count: int, make: Callable[[str], None]) -> Path:
     """
     A file with a history, from the cache when the schema is still the same.
 
     Args:
         cache: Folder that keeps it.
         count: Finished runs to add.
-        make: Creates a file with one finished run.
+        make: Puts one finished run into the database of this URL.
     """
     draft = cache / "draft.db"
     remove(draft)
-    make(draft)
+    make(f"sqlite:///{draft}")
     wanted = cache / f"filled-{count}-{shape(draft)}.db"
     if not wanted.exists():
         for old in cache.glob(f"filled-{count}-*"):
@@ -126,5 +126,5 @@ if __name__ == "__main__":
     import peer_perdure
 
     into = Path(sys.argv[1])
-    peer_perdure.one_run(into)
+    peer_perdure.one_run(f"sqlite:///{into}")
     multiply(into, int(sys.argv[2]) if sys.argv[2:] else 1_000_000)

@@ -1,12 +1,15 @@
 """What a measurement costs: wall clock, CPU, memory, flushes of the disk. Linux, standard library."""
 
+import asyncio
 import ctypes
 import gc
 import math
+import os
 import resource
 import statistics
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -57,6 +60,33 @@ def cpu_s() -> float:
     return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
+def process_cpu_s(pid: int) -> float:
+    """User and system seconds of a process and of its children that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def server_cpu_s() -> float | None:
+    """The same for the session's Postgres with all its processes; None when there is none."""
+    if not (postmaster := os.environ.get("BENCH_PG_PID")):
+        return None
+    total = process_cpu_s(int(postmaster))
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if stat.read_text().rpartition(")")[2].split()[1] == postmaster:
+                total += process_cpu_s(int(stat.parent.name))
+    return total
+
+
+def statements() -> int | None:
+    """Statements that the session's Postgres has executed, as its clients sent them; None when there is none."""
+    if not (psql := os.environ.get("BENCH_PSQL")):
+        return None
+    query = "select coalesce(sum(calls), 0) from pg_stat_statements"
+    done = subprocess.run([*psql.split(), "-c", query], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
 class Meter:
     """
     Measure a block of code in this process.
@@ -70,6 +100,8 @@ class Meter:
         settle_memory()
         reset_peak()
         self.start_kib = memory_kib()
+        self._statements = statements()
+        self._server_cpu = server_cpu_s()
         self._flushes = disk_flushes()
         self._cpu = cpu_s()
         self.started = time.perf_counter()
@@ -82,6 +114,10 @@ class Meter:
         after = disk_flushes()
         self.flushes = None if after is None or self._flushes is None else after - self._flushes
         self.peak_kib = memory_kib("VmHWM")
+        server, count = server_cpu_s(), statements()
+        self.server_cpu_s = None if server is None or self._server_cpu is None else server - self._server_cpu
+        # Our own first look is among them.
+        self.statements = None if count is None or self._statements is None else count - self._statements - 1
 
     def elapsed(self) -> float:
         """Seconds since the block began."""
@@ -107,11 +143,37 @@ class Meter:
             out["steps"] = steps
             out["steps_per_s"] = round(steps / self.wall_s, 1)
             out["cpu_us_per_step"] = round(self.cpu_s / steps * 1e6, 1)
+        if self.server_cpu_s is not None:
+            out["server_cpu_s"] = round(self.server_cpu_s, 3)
+            if steps:
+                out["server_cpu_us_per_step"] = round(self.server_cpu_s / steps * 1e6, 1)
+        if self.statements is not None and steps:
+            out["statements_per_step"] = round(self.statements / steps, 4)
         if self.flushes is not None:
             out["flushes"] = self.flushes
             if steps:
                 out["flushes_per_step"] = round(self.flushes / steps, 4)
         return out
+
+
+async def idling(seconds: float, workers: Callable[[], float] = cpu_s, count: int = 1) -> Figures:
+    """
+    What worker processes and the server use while nothing happens.
+
+    Args:
+        seconds: How long to look.
+        workers: CPU seconds of all worker processes; this process is the only one if it is left out.
+        count: How many they are; CPU and queries are given for one.
+    """
+    sent, server, own = statements(), server_cpu_s(), workers()
+    await asyncio.sleep(seconds)
+    used = workers() - own
+    out: Figures = {"idle_cpu_s_per_min": round(used / seconds * 60 / count, 2)}
+    if server is not None:
+        out["idle_server_cpu_s_per_min"] = round(((server_cpu_s() or 0) - server) / seconds * 60, 2)
+    if sent is not None:
+        out["idle_queries_per_s"] = round(((statements() or 0) - sent - 1) / seconds / count, 2)
+    return out
 
 
 def latencies(seconds: Sequence[float]) -> Figures:

@@ -12,13 +12,20 @@ from sizes import FULL, QUICK, Sizes
 
 @dataclass(frozen=True)
 class Job:
-    """One measurement: which variant of the peer, how much, and a folder of its own."""
+    """One measurement: which variant of the peer, how much, where."""
 
     variant: str
+    url: str
+    """Of a database that nothing uses yet: sqlite:///… or postgresql://…"""
     sizes: Sizes
     home: Path
     cache: Path
     """Survives the measurement; for files that take long to make."""
+
+    @property
+    def file(self) -> Path:
+        """The database's file; only where it has one."""
+        return Path(self.url.removeprefix("sqlite:///"))
 
 
 def main(
@@ -37,6 +44,7 @@ def main(
     parser.add_argument("rest", nargs="*")
     parser.add_argument("--role")
     parser.add_argument("--variant", default="")
+    parser.add_argument("--url", default="")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--home", type=Path, default=Path(".bench/scratch"))
     parser.add_argument("--cache", type=Path, default=Path(".bench/cache"))
@@ -45,7 +53,8 @@ def main(
         (roles or {})[given.role](*([given.workload] if given.workload else []), *given.rest)
         return
     sizes = QUICK if given.quick else FULL
-    job = Job(given.variant, sizes, given.home.resolve(), given.cache.resolve())
+    home = given.home.resolve()
+    job = Job(given.variant, given.url or f"sqlite:///{home / 'bench.db'}", sizes, home, given.cache.resolve())
     for folder in (job.home, job.cache):
         folder.mkdir(parents=True, exist_ok=True)
     print("RESULT " + json.dumps(workloads[given.workload](job)), flush=True)

@@ -1,28 +1,35 @@
 """
-DBOS Transact on SQLite, through its asynchronous interface.
+DBOS Transact, through its asynchronous interface.
 
-Variants: ``sqlite`` is what its users get (rollback journal, synchronous=FULL, SQLite's defaults);
-``sqlite-wal`` hands it an engine with a write-ahead log at synchronous=FULL, as perdure and the
-ceiling use, to tell the cost of the disk from the cost of the library.
+Variants: ``plain`` is what its users get, on Postgres and on SQLite (rollback journal, synchronous=FULL,
+SQLite's defaults); ``wal`` hands it an engine with a write-ahead log at synchronous=FULL, as perdure and
+the ceiling use, to tell the cost of the disk from the cost of the library; ``fast`` polls its queue every
+50 ms instead of every second.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from dbos import DBOS, SetWorkflowID
+from dbos import DBOS, DBOSClient, SetWorkflowID
 
 from child import StepLog, import_ms, kill_and_recover, say
-from meter import Figures, Meter, cpu_s, latencies, memory_kib
+from jobs import JobLog, w5
+from meter import Figures, Meter, idling, latencies, memory_kib
 from parked import Parked
 from peer import Job, main
 
 LONG_S = 3600.0
+QUEUE = "jobs"
+CONCURRENCY = 100
+POLL_S, FAST_POLL_S = 1.0, 0.05
 
 step_log = StepLog()
+job_log = JobLog()
 parked = Parked()
 
 
@@ -57,9 +64,22 @@ async def waiter() -> str:
     return str(await DBOS.recv_async("go", timeout_seconds=LONG_S))
 
 
-def wal_engine(path: Path) -> sa.Engine:
+@DBOS.step()
+async def job_body(i: int) -> dict[str, int]:
+    """The same, noting when."""
+    job_log.hit(i)
+    return {"i": i}
+
+
+@DBOS.workflow()
+async def queued(i: int) -> dict[str, int]:
+    """A job of one step."""
+    return await job_body(i)
+
+
+def wal_engine(url: str) -> sa.Engine:
     """An engine like the one DBOS makes for SQLite, but with a write-ahead log."""
-    engine = sa.create_engine(f"sqlite:///{path}", pool_size=20, max_overflow=0)
+    engine = sa.create_engine(url, pool_size=20, max_overflow=0)
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _: object) -> None:
@@ -72,25 +92,25 @@ def wal_engine(path: Path) -> sa.Engine:
     return engine
 
 
-def launch(variant: str, path: Path) -> None:
-    """Start DBOS on this file; it recovers unfinished runs by itself."""
+def launch(variant: str, url: str, executor: str = "local") -> None:
+    """Start DBOS on this database; it recovers unfinished runs by itself."""
     config: dict[str, Any] = {
         "name": "bench",
         "log_level": "ERROR",
         "application_version": "1",
-        "executor_id": "local",
+        "executor_id": executor,
     }
-    if variant == "sqlite-wal":
-        config["system_database_engine"] = wal_engine(path)
+    if variant == "wal":
+        config["system_database_engine"] = wal_engine(url)
     else:
-        config["system_database_url"] = f"sqlite:///{path}"
+        config["system_database_url"] = url
     DBOS(config=config)  # type: ignore[arg-type]
     DBOS.launch()
 
 
 def measured(job: Job, work: Callable[[], Awaitable[Figures]]) -> Figures:
     """Run the work on a launched engine that has finished ten runs."""
-    launch(job.variant, job.home / "dbos.sqlite")
+    launch(job.variant, job.url)
 
     async def go() -> Figures:
         for _ in range(10):
@@ -150,15 +170,15 @@ def w3(job: Job) -> Figures:
 def w3r(job: Job) -> Figures:
     """The same, killed near its end and started again."""
     steps, log = job.sizes.w3_steps, job.home / "steps.log"
-    args = (job.variant, job.home / "dbos.sqlite", steps, log)
+    args = (job.variant, job.url, steps, log)
     return kill_and_recover(log, "recover", args, steps=steps, kill_at=job.sizes.w3_kill_at)
 
 
-def recover(variant: str, path: str, steps: str, log: str) -> None:
+def recover(variant: str, url: str, steps: str, log: str) -> None:
     """Role of W3R: start the run, or wait for the one that launching recovered."""
     step_log.open(log)
-    known = Path(path).exists()
-    launch(variant, Path(path))
+    known = Path(log).stat().st_size > 0
+    launch(variant, url)
     if known:
         handle: Any = DBOS.retrieve_workflow("w3r")
         handle.get_result(polling_interval_sec=0.01)
@@ -219,21 +239,46 @@ def imports(job: Job) -> Figures:
 def idle(job: Job) -> Figures:
     """CPU of a process in which runs sleep and nothing happens."""
     n, seconds = job.sizes.idle_runs, job.sizes.idle_s
-    launch(job.variant, job.home / "dbos.sqlite")
+    launch(job.variant, job.url)
 
     async def go() -> Figures:
         start = DBOS.start_workflow_async
         await asyncio.gather(*[start(sleeper, LONG_S) for _ in range(n)])
         await parked.count(n)
-        before = cpu_s()
-        await asyncio.sleep(seconds)
-        return {"idle_cpu_s_per_min": round((cpu_s() - before) / seconds * 60, 2)}
+        return await idling(seconds)
 
     return asyncio.run(go())
 
 
+def queue(job: Job) -> Figures:
+    """Jobs for two worker processes."""
+    launch(job.variant, job.url)  # creates the schema
+    DBOS.destroy()
+    client = DBOSClient(system_database_url=job.url)
+
+    async def enqueue(numbers: range) -> None:
+        for number in numbers:
+            client.enqueue({"queue_name": QUEUE, "workflow_name": queued.__name__}, number)
+
+    async def drained() -> bool:
+        return not client.list_workflows(status=["ENQUEUED", "PENDING"], limit=1)
+
+    return asyncio.run(w5(job, enqueue, drained, job.variant, job.url))
+
+
+def work(variant: str, url: str, log: str) -> None:
+    """Role of W5: a worker."""
+    job_log.open(log)
+    launch(variant, url, executor=f"worker-{os.getpid()}")
+    poll_s = FAST_POLL_S if variant == "fast" else POLL_S
+    DBOS.register_queue(QUEUE, worker_concurrency=CONCURRENCY, polling_interval_sec=poll_s)
+    say()
+    time.sleep(LONG_S)
+
+
 if __name__ == "__main__":
     main(
-        {"W1": w1, "W2": w2, "W3": w3, "W3R": w3r, "W4": w4, "W4S": w4s} | {"IMPORT": imports, "IDLE": idle},
-        {"recover": recover},
+        {"W1": w1, "W2": w2, "W3": w3, "W3R": w3r, "W4": w4, "W4S": w4s, "W5": queue}
+        | {"IMPORT": imports, "IDLE": idle},
+        {"recover": recover, "work": work},
     )

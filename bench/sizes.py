@@ -31,13 +31,25 @@ class Sizes:
     """W4, W4S: parked runs."""
     w4_sleep_s: float = 1.0
     """W4: how long each run sleeps."""
+    w5_jobs: int = 5_000
+    """W5: jobs on the queue before the workers start."""
+    w5_workers: int = 2
+    """W5: worker processes."""
+    w5_idle: int = 40
+    """W5: single jobs into the idle queue afterwards."""
+    scale_runs: int = 2_000
+    """SCALE: runs of `w2_steps` steps for each number of worker processes."""
+    sleepers: int = 100_000
+    """SLEEP: sleeping runs."""
+    cluster: int = 4
+    """CLUSTER: idle worker processes."""
     mem_few: int = 1_000
     mem_many: int = 10_000
     """MEM: parked runs of the small and of the large case."""
     idle_runs: int = 1_000
     """IDLE: sleeping runs beside which the worker idles."""
     idle_s: float = 10.0
-    """IDLE: how long it is watched."""
+    """IDLE, SLEEP, CLUSTER: how long it is watched."""
     import_times: int = 10
     """IMPORT: interpreters started."""
 
@@ -51,6 +63,11 @@ QUICK = Sizes(
     w3_steps=100,
     w3_kill_at=90,
     w4_runs=40,
+    w5_jobs=100,
+    w5_idle=5,
+    scale_runs=40,
+    sleepers=300,
+    cluster=2,
     mem_few=100,
     mem_many=300,
     idle_runs=40,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CONSTRAINTS = HERE / "constraints-peers.txt"
-PACKAGES = {"ceiling": (), "dbos": ("dbos",)}
+PACKAGES = {"ceiling": ("asyncpg",), "dbos": ("dbos",), "absurd": ("absurd-sdk", "absurdctl")}
 
 
 def interpreter(peer: str, folder: Path) -> Path:
