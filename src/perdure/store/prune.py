@@ -1,0 +1,52 @@
+"""Remove finished runs, a few trees at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from perdure.store.operation import Operation
+from perdure.store.store import Store
+
+_DROPS = (
+    "drop_journal",
+    "drop_inbox",
+    "drop_keyed",
+    "drop_tags",
+    "drop_traces",
+    "drop_names",
+    "drop_blobs",
+    "drop_blob_refs",
+    "drop_runs",
+    "clear_doomed",
+)
+
+
+async def prune_some(store: Store, before: int, statuses: Iterable[str], trees: int) -> int:
+    """
+    Remove some whole trees of runs that ended before a time, and workers that left by then, in one transaction.
+
+    Args:
+        before: Microseconds since 1970.
+        statuses: How the trees' first runs ended.
+        trees: Most of them; fewer where trees have many runs.
+
+    Returns:
+        How many runs were removed; 0 when none are left.
+    """
+    operation = Operation([("forget_workers", (before,)), ("doom", (before, json.dumps(sorted(statuses)), trees))])
+    for statement in _DROPS:
+        operation.add(statement)
+    return len(await store.apply(operation))
+
+
+async def prune_rest(store: Store, now: int, blobs: int) -> None:
+    """
+    Remove what belongs to no run any more: names whose time is over, and payloads that nothing refers to.
+
+    Args:
+        now: Microseconds since 1970.
+        blobs: Payloads per transaction.
+    """
+    while await store.apply(Operation([("forget_names", (now,)), ("drop_orphans", (blobs,))])):
+        pass
