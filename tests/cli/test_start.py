@@ -16,7 +16,7 @@ def test_prints_the_id_alone(shop):
     """`id=$(perdure run start …)` would get more than the id."""
     answer = shop.done("run", "start", *APP, "buy", "tea")
     assert answer.out.strip() == stored(shop, answer.out.strip())["id"]
-    assert "No worker that has 'buy' is alive" in answer.err
+    assert "The run begins when a worker that has it is started: no worker is alive." in answer.err
 
 
 def test_the_run_as_json(shop):

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+from postgreskit.server import store_url
 
 from perdure import App, WorkerOptions
 from perdure.testing.time import run_virtual
@@ -27,7 +34,7 @@ class Desk:
 
     def app(self, *workflows, cached_runs=0, worker=None, **settings) -> App:
         options = WorkerOptions(lease=86_400, cached_runs=cached_runs, **worker or {})
-        app = App(f"sqlite:///{self.path}", clock=self.clock, worker=options, synchronous="OFF", **settings)
+        app = App(store_url(self.path), clock=self.clock, worker=options, synchronous="OFF", **settings)
         for workflow in workflows:
             app.workflow(workflow)
         return app

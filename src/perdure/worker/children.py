@@ -11,11 +11,12 @@ from perdure.engine.request import child_topic
 from perdure.errors import StartConflict, StoreError
 from perdure.model.run import Message
 from perdure.model.status import Status
+from perdure.model.version import unpin
 from perdure.store.load import find_run
-from perdure.store.sqlite import SqliteStore
+from perdure.store.store import Store
 
 
-async def look_at_taken(store: SqliteStore, driver: Driver, child: ChildStart) -> None:
+async def look_at_taken(store: Store, driver: Driver, child: ChildStart) -> None:
     """
     Look who has the child's id, and tell `driver.child_taken`.
 
@@ -33,7 +34,7 @@ async def look_at_taken(store: SqliteStore, driver: Driver, child: ChildStart) -
         loop.call_soon(driver.child_taken, message)
 
 
-async def end_of_taken(store: SqliteStore, parent: int, child: ChildStart) -> Message | None:
+async def end_of_taken(store: Store, parent: int, child: ChildStart) -> Message | None:
     """
     What the parent is to be told of the run that has the child's id.
 
@@ -48,9 +49,10 @@ async def end_of_taken(store: SqliteStore, parent: int, child: ChildStart) -> Me
     topic = child_topic(child.child_id)
     problem = "another run, which was just removed"
     if row is not None:
-        if row.parent == parent and row.workflow == child.workflow:
+        same = unpin(row.workflow)[0] == unpin(child.workflow)[0]
+        if row.parent == parent and same:
             end = Message(parent, 0, topic, None, None, 0, row.status, row.output, row.error, row.id)
             return end if row.finished else None
-        problem = "another parent" if row.workflow == child.workflow else f"the workflow {row.workflow!r}"
+        problem = "another parent" if same else f"the workflow {row.workflow!r}"
     error = encode_error(StartConflict(child.child_id, problem))
     return Message(parent, 0, topic, None, None, 0, Status.FAILED, None, error, None)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from perdure.clock import SECOND, Clock, elapsed
 from perdure.errors import StoreError
-from perdure.store.pulse import Pulse
+from perdure.store.store import Pulse
 
 log = logging.getLogger("perdure.worker")
 

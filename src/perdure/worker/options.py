@@ -27,6 +27,8 @@ class WorkerOptions:
         blocked: A loop that does not answer for this long is reported, with the stack that blocks it.
         most_takeovers: A run whose worker dies this often in a row without progress of the run is paused.
         id: Its identity among the workers of the database; made up when empty.
+        retention: Runs that ended longer ago are removed, with all that belongs to them: 30 days unless you say
+            otherwise. None keeps them for ever.
     """
 
     concurrency: int = 1_000
@@ -38,6 +40,7 @@ class WorkerOptions:
     blocked: float | timedelta = 2.0
     most_takeovers: int = 10
     id: str = ""
+    retention: float | timedelta | None = timedelta(days=30)
 
     def __post_init__(self) -> None:
         if self.id:
@@ -46,6 +49,8 @@ class WorkerOptions:
             check_number(option, getattr(self, option), least)
         for option in ("lease", "hold", "drain", "blocked"):
             micros(getattr(self, option), option)
+        if self.retention is not None:
+            micros(self.retention, "retention")
         if micros(self.lease) < micros(0.3):
             option = "lease"
             raise InvalidOption(option, "it must be 0.3 s or more")

@@ -6,11 +6,11 @@ from perdure import ids
 from perdure.errors import DuplicateName
 from perdure.model.run import WorkerRow
 from perdure.store.operation import Operation
-from perdure.store.sqlite import SqliteStore
+from perdure.store.store import Store
 
 
 async def register(
-    store: SqliteStore, worker_id: str, place: str, workflows: str, *, now: int, lease: int, chosen: bool, virtual: bool
+    store: Store, worker_id: str, place: str, workflows: str, *, now: int, lease: int, chosen: bool, virtual: bool
 ) -> int:
     """
     Insert a worker that counts as alive until its lease ends.

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any, Self
@@ -22,6 +23,9 @@ class StopSignals:
 
     What the signals did before is put back at the end of the block.
 
+    Args:
+        at_once: Called before the second signal ends the process, from the signal's handler.
+
     Attributes:
         told: Set at the first one.
         by: Its name, such as "SIGTERM"; empty before.
@@ -30,7 +34,7 @@ class StopSignals:
         InvalidOption: Not the main thread, which alone hears signals.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: Callable[[], None] | None = None) -> None:
         if threading.current_thread() is not threading.main_thread():
             option = "serve()"
             raise InvalidOption(
@@ -38,6 +42,7 @@ class StopSignals:
             )
         self.told = asyncio.Event()
         self.by = ""
+        self._at_once = at_once
         self._loop = asyncio.get_running_loop()
         self._before: dict[signal.Signals, Any] = {}
 
@@ -54,6 +59,12 @@ class StopSignals:
         if self.by:
             with suppress(OSError):
                 os.write(2, b"Stopped at once. What was running is run again by others.\n")
+            if self._at_once:
+                self._at_once()
             os._exit(NOT_DRAINED)
-        self.by = signal.Signals(number).name
+        self.tell(signal.Signals(number).name)
+
+    def tell(self, by: str) -> None:
+        """As if a signal had come: whoever waits for one goes on."""
+        self.by = by
         self._loop.call_soon_threadsafe(self.told.set)

@@ -17,25 +17,28 @@ from perdure.clock import SECOND, Clock, micros
 from perdure.codec.payload import Payloads
 from perdure.engine.definition import Registry
 from perdure.engine.drive import Driver
-from perdure.engine.guard import pause_reason, seal_reason
 from perdure.engine.machine import ChildStart
+from perdure.engine.observer import Observer
 from perdure.errors import StoreClosed, StoreError
 from perdure.model.entry import Entry
 from perdure.model.limits import Limits
 from perdure.model.run import Claimed, Message
-from perdure.store.load import load_journals, load_messages, resolve_input
+from perdure.store.load import load_messages
 from perdure.store.operation import Done, Operation, Row
-from perdure.store.sqlite import SqliteStore
+from perdure.store.store import Store
 from perdure.worker.children import look_at_taken
+from perdure.worker.claims import claiming, look_ahead, read_claimed, taken
 from perdure.worker.heartbeat import Heartbeat
+from perdure.worker.lanes import Lanes
+from perdure.worker.letgo import give_back, pause
 from perdure.worker.options import WorkerOptions
+from perdure.worker.pace import Pace
 from perdure.worker.register import register
-from perdure.worker.takeover import add_takeover, tell_expired
+from perdure.worker.retention import Retention
+from perdure.worker.takeover import add_takeover, next_look, tell_expired
 from perdure.worker.tasks import Tasks
 
 log = logging.getLogger("perdure.worker")
-SWEEP_S = 1.0
-MOST_PER_CLAIM = 500
 NESTING = sys.version_info < (3, 14)
 """Whether a private loop may be stepped from inside a task of this loop; later Pythons know one task per thread."""
 
@@ -53,13 +56,14 @@ class Worker:
 
     def __init__(  # one per part
         self,
-        store: SqliteStore,
+        store: Store,
         *,
         clock: Clock,
         payloads: Payloads,
         registry: Registry,
         limits: Limits,
         options: WorkerOptions,
+        observer: Observer | None = None,
         id: str = "",
     ) -> None:
         self.store = store
@@ -68,6 +72,7 @@ class Worker:
         self.registry = registry
         self.limits = limits
         self.options = options
+        self.observer = observer
         self.id = id or options.id or ids.worker_id()
         self.number = 0
         self.hold = micros(options.hold)
@@ -83,11 +88,16 @@ class Worker:
         self._state = "new"
         self._claiming = False
         self._look_again = False
+        self._lanes = Lanes()
+        self._pace = Pace(
+            store, clock, workflows=lambda: self._workflows, look=self._look, plan=self._plan, spawn=self._tasks.spawn
+        )
         self._due_timer: asyncio.TimerHandle | None = None
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._heartbeat: Heartbeat | None = None
         self._quiet: asyncio.Event | None = None
         self._place = ids.process_place()
+        self._retention = Retention(store, clock, options.retention)
 
     # ---------------------------------------------------------------------------------------- life
     async def start(self) -> None:
@@ -101,11 +111,12 @@ class Worker:
         self.threads = ThreadPoolExecutor(self.options.threads, "perdure-step")
         await self._register()
         self._state = "working"
-        self.store.changes.on_due(self._look)
+        self.store.changes.on_due(self._pace.heard)
         self.store.changes.on_mail(self._mail)
         self.store.start_polling()
         await self._sweep()
         self._look()
+        self._retention.start(self._tasks.spawn)
 
     async def _register(self) -> None:
         names, lease = json.dumps(self.registry.names()), micros(self.options.lease)
@@ -162,8 +173,10 @@ class Worker:
 
     def _fall_silent(self) -> None:
         """Look for no more runs."""
+        self._retention.stop()
         self.registry.forget(self._learn)
-        self.store.changes.forget(self._look)
+        self.store.changes.forget(self._pace.heard)
+        self._pace.stop()
         self.store.changes.forget(self._mail)
         for timer in (self._due_timer, self._sweep_timer):
             if timer:
@@ -225,7 +238,7 @@ class Worker:
         if self._state == "working":
             self._begin(run, [], [])
         else:
-            self._tasks.spawn(self._give_back, run)
+            self._tasks.spawn(give_back, self.store, self.clock, run)
 
     def _look(self) -> None:
         """Something may be due: claim it, unless a claim is under way already."""
@@ -236,10 +249,13 @@ class Worker:
             return
         if self._free <= 0 or not self.number:
             return
-        most = min(self._free, MOST_PER_CLAIM)
+        most = self._pace.most(self._free)
         self._claiming, self._look_again = True, False
         now = self.clock.now()
-        operation = Operation([("claim", (self.number, now, most, self._workflows))])
+        top, queues = self.options.concurrency - self._reserved, self._lanes.ask(now)
+        operation = claiming(self.number, now, most=most, top=top, workflows=self._workflows, queues=queues)
+        if self.observer is not None:
+            operation.add("due_now", now, most)
         self.loop.call_soon(self._claim, operation, most, now)
 
     def _claim(self, operation: Operation, most: int, now: int) -> None:
@@ -257,20 +273,23 @@ class Worker:
             self._look_at(now + SECOND)
             self._tell_stop()
             return
-        runs = [Claimed(*row[1:]) for row in rows]
+        runs = taken(rows, now, self.observer)
+        self._pace.claimed(len(runs), most)
         if runs:
             self._loading.update(run.number for run in runs)
             self._tasks.spawn(self._load, runs)
         self._tell_stop()
-        if len(runs) == most or self._look_again:
+        if len(runs) == most or self._look_again or any(run.queue for run in runs):
             self._look()
         else:
-            self._tasks.spawn(self._plan, now)
+            self._tasks.spawn(self._plan, now, self._lanes.asked)
 
-    async def _plan(self, now: int) -> None:
-        """Look again when the next run becomes due."""
-        ((due_at,),) = await self.store.rows("next_due", now)
-        if due_at is not None:
+    async def _plan(self, now: int, asked: tuple[str, ...] = ()) -> None:
+        """Look again when the next run becomes due, and at once at queues that no claim has asked about just now."""
+        due_at, queues = await look_ahead(self.store, now)
+        if self._lanes.found(queues, now, asked):
+            self._look()
+        elif due_at is not None:
             self._look_at(due_at)
 
     def _look_at(self, at: int) -> None:
@@ -295,21 +314,16 @@ class Worker:
 
     async def _load_all(self, runs: list[Claimed]) -> None:
         try:
-            mail = await load_messages(self.store, [run.number for run in runs])
-            cold = [run for run in runs if not self._in_memory(run)]
-            journals: dict[int, list[Entry]] = {run.number: [] for run in cold}
-            journals |= await load_journals(self.store, [run for run in cold if run.epoch > 1 or run.forked_from])
-            inputs = await resolve_input(self.store, cold)
+            found = await read_claimed(self.store, runs, self._in_memory, self.observer)
         except StoreError as error:
             log.error("worker %s cannot read the runs it claimed: %s", self.id, error)
             self._loading.difference_update(run.number for run in runs)
             for run in runs:
-                self._tasks.spawn(self._give_back, run)
+                self._tasks.spawn(give_back, self.store, self.clock, run)
             self._tell_stop()
             return
-        for run in runs:
-            journal = journals.get(run.number)
-            self.loop.call_soon(self._drive, inputs.get(run.number, run), journal, mail.get(run.number, []))
+        for each in found:
+            self.loop.call_soon(self._drive, *each)
 
     def _in_memory(self, run: Claimed) -> bool:
         """Whether the parked coroutine may go on: nobody owned the run since it was parked here."""
@@ -356,10 +370,6 @@ class Worker:
         self._drivers[run.number] = driver
         driver.begin(messages)
 
-    async def _give_back(self, run: Claimed) -> None:
-        later = self.clock.now() + SECOND
-        await self.store.apply(Operation([("release", (run.number, run.epoch, later))], makes_due=True))
-
     # -------------------------------------------------------------------------- what drivers call
     def submit(self, operation: Operation, done: Done) -> None:
         """Queue an operation of the store."""
@@ -398,6 +408,8 @@ class Worker:
     def left(self, driver: Driver) -> None:
         """The driver no longer owns its run."""
         number = driver.run.number
+        if self.observer is not None:
+            self.observer.left(driver.run, driver.how, driver.error, self.clock.now())
         look = self._free <= 0 or driver.run.suspect
         if self._drivers.get(number) is driver:
             del self._drivers[number]
@@ -420,14 +432,7 @@ class Worker:
     def give_up(self, run: Claimed, error: BaseException) -> None:
         """A run cannot go on here, and nothing of it runs any more: pause it, so that it is nobody's in silence."""
         if not isinstance(error, StoreClosed):
-            self._tasks.spawn(self._pause, run, error)
-
-    async def _pause(self, run: Claimed, error: BaseException) -> None:
-        now = self.clock.now()
-        reason = pause_reason(error, now)
-        operation = Operation([("pause_own", (run.number, run.epoch, reason))], changed=(run.number,))
-        operation.add("note_pause", run.number, run.epoch + 1, seal_reason(self.payloads, reason), now)
-        await self.store.apply(operation)
+            self._tasks.spawn(pause, self.store, self.clock, self.payloads, run, error)
 
     def check_child(self, driver: Driver, child: ChildStart) -> None:
         """A child's id was taken: find out by whom."""
@@ -451,27 +456,26 @@ class Worker:
     # ------------------------------------------------------------------------------------ take-over
     async def _sweep(self) -> None:
         """Take over the runs of workers that are dead; see to it again in a while."""
+        wait = micros(self.options.lease) / 3 / SECOND
         try:
             now = self.clock.now()
             operation = Operation()
             if self.clock.virtual:
                 operation.add("heartbeat", self.number, now, now + micros(self.options.lease))
-            await add_takeover(
-                operation, self.store, self.number, self._place, now=now, most_takeovers=self.options.most_takeovers,
-                virtual=self.clock.virtual, payloads=self.payloads,
+            leases = await add_takeover(
+                operation, self.store, self.number, self._place, clock=self.clock,
+                most_takeovers=self.options.most_takeovers, payloads=self.payloads,
             )  # fmt: skip
+            self._pace.others, wait = len(leases), next_look(leases, self.clock, wait)
             if operation.lines:
                 rows = await self.store.apply(operation)
-                await tell_expired(self.store, rows)
+                await tell_expired(self.store, rows, self.observer)
                 if self.clock.virtual and not any(row[0] == "alive" for row in rows):
                     self._declared_dead()
         except StoreError as error:
             log.error("worker %s cannot look for dead workers: %s", self.id, error)
         finally:
             if self._state == "working":
-                wait = min(SWEEP_S, micros(self.options.lease) / 3 / SECOND)
-                if self.clock.virtual:
-                    wait = micros(self.options.lease) / 3 / SECOND
                 self._sweep_timer = self.loop.call_later(wait, lambda: self._tasks.spawn(self._sweep))
 
     def _declared_dead(self) -> None:

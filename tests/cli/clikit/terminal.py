@@ -104,7 +104,8 @@ class Terminal:
 
     def worker(self, *words: object, **env: str) -> "Process":
         """A worker of the shop that is ready."""
-        process = self.start("worker", "clikit.shop:app", "--url", self.url, "--json", "--log-json", *words, **env)
+        given = ("--url", self.url, "--json", "--log-format", "json")
+        process = self.start("worker", "clikit.shop:app", *given, *words, **env)
         assert process.line()["event"] == "ready"
         return process
 

@@ -1,0 +1,24 @@
+"""Let go of a claimed run that this worker does not drive."""
+
+from __future__ import annotations
+
+from perdure.clock import SECOND, Clock
+from perdure.codec.payload import Payloads
+from perdure.engine.guard import pause_reason, seal_reason
+from perdure.model.run import Claimed
+from perdure.store.operation import Operation
+from perdure.store.store import Store
+
+
+async def give_back(store: Store, clock: Clock, run: Claimed) -> None:
+    """Let others have it, or this worker when it looks again in a second."""
+    await store.apply(Operation([("release", (run.number, run.epoch, clock.now() + SECOND))], makes_due=True))
+
+
+async def pause(store: Store, clock: Clock, payloads: Payloads, run: Claimed, error: BaseException) -> None:
+    """Put it aside, with the error as the reason, until an operator resumes it."""
+    now = clock.now()
+    reason = pause_reason(error, now)
+    operation = Operation([("pause_own", (run.number, run.epoch, reason))], changed=(run.number,))
+    operation.add("note_pause", run.number, run.epoch + 1, seal_reason(payloads, reason), now)
+    await store.apply(operation)

@@ -1,0 +1,93 @@
+"""How workers that share a database keep out of each other's way when there is something to claim."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from perdure import ids
+from perdure.clock import Clock
+from perdure.store.store import Store
+
+MOST_PER_CLAIM = 500
+FIRST_SHARE = 8
+"""What the first of several workers takes at once; it doubles with each claim that finds as many."""
+STAGGER_S = 0.004
+"""How far apart workers look, on average, when all of them hear of the same commit: about as long as a claim takes."""
+
+
+class Pace:
+    """
+    When a worker that hears of another process's commit looks, and how many runs it claims.
+
+    All workers hear of it. If each claimed at once, all but one would write a transaction for nothing. So each waits
+    for a random part of a time that grows with their number, which keeps the rate at which they look the same; and
+    then it reads whether something is still due before it claims. A worker that is alone does not wait.
+
+    Args:
+        workflows: Gives the names that the worker knows, as JSON.
+        look: Claims.
+        plan: Finds out when to look again.
+        spawn: Runs a coroutine function beside everything else.
+
+    Attributes:
+        others: How many other workers are alive.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        workflows: Callable[[], str],
+        look: Callable[[], None],
+        plan: Callable[[int], Awaitable[None]],
+        spawn: Callable[..., None],
+    ) -> None:
+        self.others = 0
+        self._store = store
+        self._clock = clock
+        self._workflows = workflows
+        self._look = look
+        self._plan = plan
+        self._spawn: Callable[..., Any] = spawn
+        self._share = FIRST_SHARE
+        self._timer: asyncio.TimerHandle | None = None
+
+    def most(self, free: int) -> int:
+        """How many runs to claim, so that something is left for others: few at first, more while there are more."""
+        return min(free, self._share if self.others else MOST_PER_CLAIM)
+
+    def claimed(self, runs: int, most: int) -> None:
+        """A claim of at most so many has given this many."""
+        self._share = min(self._share * 2, MOST_PER_CLAIM) if runs >= most else FIRST_SHARE
+
+    def heard(self, elsewhere: bool) -> None:  # noqa: FBT001 - a listener's only argument
+        """
+        Something may be due.
+
+        Args:
+            elsewhere: Another process has committed it.
+        """
+        if not elsewhere or self._clock.virtual:
+            self._look()
+        elif self._timer is None:
+            wait = ids.jitter() * STAGGER_S * self.others
+            self._timer = asyncio.get_running_loop().call_later(wait, self._wake)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._spawn(self._ask)
+
+    async def _ask(self) -> None:
+        now = self._clock.now()
+        if await self._store.rows("any_due", now, self._workflows()):
+            self._look()
+        else:
+            await self._plan(now)
