@@ -33,10 +33,11 @@ from perdure.errors import (
     TooFewSucceeded,
 )
 from perdure.model.limits import Limits
+from perdure.model.queue import Debounce, Dedupe, Queue, Rate
 from perdure.model.retry import Retry
 from perdure.model.run import RunFilter
 from perdure.model.status import Status
-from perdure.store.batch import Transaction
+from perdure.store.transaction import Transaction
 from perdure.worker.options import WorkerOptions
 
 __all__ = [
@@ -46,10 +47,14 @@ __all__ = [
     "Codec",
     "Compressed",
     "Context",
+    "Debounce",
+    "Dedupe",
     "InvalidInput",
     "Limits",
     "MapResult",
     "PerdureError",
+    "Queue",
+    "Rate",
     "ReceiveTimedOut",
     "RecordedError",
     "Retry",

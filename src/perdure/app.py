@@ -7,23 +7,26 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
 from perdure.client.client import Client
 from perdure.client.handle import RunHandle
-from perdure.clock import Clock, SystemClock
+from perdure.clock import Clock, SystemClock, duration
 from perdure.codec.payload import Codec, Payloads
 from perdure.engine.annotation import check_context
 from perdure.engine.child import Takes0, Takes1, Takes2, Takes3
 from perdure.engine.context import Context
 from perdure.engine.definition import AsyncStep, Registry, Step, StepOptions, SyncStep, Workflow, WorkflowOptions
+from perdure.engine.observer import Observer, joined
 from perdure.engine.threaded import SyncContext
 from perdure.errors import InvalidOption, StoreClosed
 from perdure.model.limits import Limits
+from perdure.model.queue import Debounce, Dedupe, Queue
 from perdure.store.batch import Probe
 from perdure.store.changes import Changes
-from perdure.store.sqlite import SqliteStore
+from perdure.store.choose import shown, store_at
 from perdure.worker.options import WorkerOptions
 from perdure.worker.stop import StopSignals
 from perdure.worker.worker import Worker
@@ -65,11 +68,14 @@ class App:
 
     Args:
         url: ``sqlite:///orders.db`` (relative), ``sqlite:////var/lib/orders.db`` (absolute), or
-            ``sqlite://`` for a database in memory that ends with the app.
+            ``sqlite://`` for a database in memory that ends with the app, or
+            ``postgresql://user:password@host/database?schema=perdure``, which needs ``perdure[postgres]``.
         worker: How the worker of this process behaves.
         limits: Largest payloads, longest histories.
         codec: Compression or encryption of all payloads.
-        synchronous: "FULL": a commit survives a power cut. "NORMAL": it survives the process only; faster.
+        synchronous: SQLite's. "FULL": a commit survives a power cut. "NORMAL": it survives the process only; faster.
+        observers: Told of what happens, such as `perdure.observe.metrics.Metrics` and
+            `perdure.observe.tracing.Tracing`.
         migrate: Create or update the database's schema on opening it. Without this, a schema that does not fit
             is an error.
         clock, changes, inline_only, probe: For tests and simulations.
@@ -83,6 +89,7 @@ class App:
         limits: Limits | None = None,
         codec: Codec | None = None,
         synchronous: Synchronous = "FULL",
+        observers: Iterable[Observer] = (),
         migrate: bool = True,
         clock: Clock | None = None,
         changes: Changes | None = None,
@@ -92,19 +99,23 @@ class App:
         self.url = url
         self.limits = limits or Limits()
         self.worker_options = worker or WorkerOptions()
+        self.observers = tuple(observers)
+        self._observer = joined(self.observers)
         self.registry = Registry()
         self._options: dict[str, Any] = {
             "url": url, "worker": worker, "limits": limits, "codec": codec, "synchronous": synchronous,
-            "migrate": migrate, "clock": clock, "changes": changes, "inline_only": inline_only, "probe": probe,
+            "observers": self.observers, "migrate": migrate, "clock": clock, "changes": changes,
+            "inline_only": inline_only, "probe": probe,
         }  # fmt: skip
-        self._path = sqlite_path(url)
         self._clock = clock or SystemClock()
         self._payloads = Payloads(codec, self.limits)
-        self._synchronous: Synchronous = synchronous
         self._migrate = migrate
-        self._changes = changes
-        self._inline_only = inline_only
-        self._probe = probe
+        self._store = partial(
+            store_at, url, clock=self._clock, limits=self.limits, synchronous=synchronous, inline_only=inline_only,
+            changes=changes, probe=probe,
+        )  # fmt: skip
+        # A URL or options that cannot be are told here, not when the app is opened.
+        self._store()
         self._client: Client | None = None
         self._worker: Worker | None = None
 
@@ -114,7 +125,7 @@ class App:
         An app configured by the environment.
 
         PERDURE_URL is the database, PERDURE_SYNCHRONOUS is FULL or NORMAL, PERDURE_CONCURRENCY,
-        PERDURE_THREADS and PERDURE_LEASE (seconds) are the worker's.
+        PERDURE_THREADS, PERDURE_LEASE (such as 30s) and PERDURE_RETENTION (such as 30d, or never) are the worker's.
 
         Args:
             options: As for `App`; they win over the environment.
@@ -124,7 +135,8 @@ class App:
         for variable, option, kind in (
             ("PERDURE_CONCURRENCY", "concurrency", int),
             ("PERDURE_THREADS", "threads", int),
-            ("PERDURE_LEASE", "lease", float),
+            ("PERDURE_LEASE", "lease", partial(duration, option="PERDURE_LEASE")),
+            ("PERDURE_RETENTION", "retention", _age),
         ):
             if text := read(variable):
                 try:
@@ -193,7 +205,7 @@ class App:
     def workflow(self, /, **options: Any) -> WorkflowDecorator: ...
     def workflow(self, fn: Any = None, /, **options: Any) -> Any:
         """
-        Register a workflow: ``@app.workflow`` or ``@app.workflow(name="checkout", timeout=3600)``.
+        Register a workflow: ``@app.workflow`` or ``@app.workflow(name="checkout", version="2", timeout=3600)``.
 
         The function takes the context first, `Context` in a coroutine function and `SyncContext` in a plain
         one, then its input. While the app is open, its worker claims runs of the new workflow from then on.
@@ -202,7 +214,7 @@ class App:
             options: Fields of `WorkflowOptions`.
 
         Raises:
-            DuplicateName: Another workflow of this app has the name.
+            DuplicateName: Another workflow of this app has the name, and the version.
             InvalidOption: An option that there is not, no function, or one that declares the other kind's context.
         """
         try:
@@ -219,13 +231,30 @@ class App:
 
         return register(fn) if fn is not None else register
 
+    def queue(self, name: str, **limits: Any) -> Queue:
+        """
+        Declare a queue: ``app.queue("email", concurrency=10, per_key=2, rate=Rate(100, per=60))``.
+
+        It is made when the app is opened. One that is there already is changed only if its declaration differs from
+        the last one, so that what operators have set since stays.
+
+        Args:
+            limits: Fields of `Queue`.
+
+        Raises:
+            DuplicateName: This app declares another queue of this name.
+        """
+        queue = Queue(name).changed(**limits)
+        self.registry.add_queue(queue)
+        return queue
+
     # ---------------------------------------------------------------------------------------- life
     async def __aenter__(self) -> Self:
         """Open the database and start a worker in this process."""
-        client = self._open()
+        client = await self._open()
         self._worker = Worker(
-            client.store, clock=self._clock, payloads=self._payloads, registry=self.registry, limits=self.limits,
-            options=self.worker_options,
+            client.store, clock=client.store.clock, payloads=self._payloads, registry=self.registry, limits=self.limits,
+            options=self.worker_options, observer=self._observer,
         )  # fmt: skip
         try:
             await self._worker.start()
@@ -233,6 +262,8 @@ class App:
             await self._close()
             raise
         client.adopter = self._worker
+        if self._observer is not None:
+            self._observer.working(self._worker)
         return self
 
     async def __aexit__(
@@ -244,7 +275,7 @@ class App:
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Self]:
         """Open the database without a worker: to start, watch and steer runs that others drive."""
-        self._open()
+        await self._open()
         try:
             yield self
         finally:
@@ -262,22 +293,27 @@ class App:
         """
         with StopSignals() as stop:
             async with self:
-                log.info("driving %s on %s", ", ".join(self.registry.names()) or "no workflows", self.url)
+                log.info("driving %s on %s", ", ".join(self.registry.names()) or "no workflows", shown(self.url))
                 await stop.told.wait()
                 log.info("%s: draining", stop.by)
 
-    def _open(self) -> Client:
+    async def _open(self) -> Client:
         if self._client is not None:
             option = "app"
             raise InvalidOption(option, "it is open already; use one App per block")
-        store = SqliteStore(
-            self._path, clock=self._clock, limits=self.limits, synchronous=self._synchronous,
-            inline_only=self._inline_only, changes=self._changes, probe=self._probe,
-        )  # fmt: skip
-        store.open(migrating=self._migrate)
+        store = self._store()
+        await store.connect(migrating=self._migrate)
         self._client = Client(
-            store, clock=self._clock, payloads=self._payloads, registry=self.registry, limits=self.limits
-        )
+            store, clock=store.clock, payloads=self._payloads, registry=self.registry, limits=self.limits,
+            observer=self._observer,
+        )  # fmt: skip
+        if self._observer is not None:
+            store.observe(self._observer.committed)
+        try:
+            await self._client.declare_queues(self.registry.queues.values(), self.registry.queue_names())
+        except BaseException:
+            await self._close()
+            raise
         return self._client
 
     async def _close(self) -> None:
@@ -286,6 +322,8 @@ class App:
         try:
             if worker is not None:
                 await worker.stop()
+                if self._observer is not None:
+                    self._observer.stopped(worker)
         finally:
             if client is not None:
                 await client.store.close()
@@ -312,28 +350,44 @@ class App:
     @overload
     async def start(
         self, workflow: Takes0[R], /, *, id: str | None = ..., tags: Iterable[str] = ...,
-        timeout: float | timedelta | None = ..., delay: float | timedelta = ...,
+        timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
+        key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
+        debounce: Debounce | None = ..., version: str | None = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
     async def start(
         self, workflow: Takes1[A, R], a: A, /, *, id: str | None = ..., tags: Iterable[str] = ...,
-        timeout: float | timedelta | None = ..., delay: float | timedelta = ...,
+        timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
+        key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
+        debounce: Debounce | None = ..., version: str | None = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
     async def start(
         self, workflow: Takes2[A, B, R], a: A, b: B, /, *, id: str | None = ..., tags: Iterable[str] = ...,
-        timeout: float | timedelta | None = ..., delay: float | timedelta = ...,
+        timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
+        key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
+        debounce: Debounce | None = ..., version: str | None = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
     async def start(
         self, workflow: Takes3[A, B, C, R], a: A, b: B, c: C, /, *, id: str | None = ..., tags: Iterable[str] = ...,
-        timeout: float | timedelta | None = ..., delay: float | timedelta = ...,
+        timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
+        key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
+        debounce: Debounce | None = ..., version: str | None = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
     async def start(self, workflow: str, /, *args: Any, **options: Any) -> RunHandle[Any]: ...
     async def start(self, workflow: Any, /, *args: Any, **options: Any) -> RunHandle[Any]:
         """See `Client.start`; the input follows the workflow."""
         return await self.client.start(workflow, args, **options)
+
+    async def batch(
+        self, workflow: Takes1[list[A], R], item: A, /, *, size: int, wait: float | timedelta, key: str = "",
+        queue: Queue | str | None = None,
+    ) -> RunHandle[R]:  # fmt: skip
+        """See `Client.batch`."""
+        given: Any = workflow
+        return await self.client.batch(given, item, size=size, wait=wait, key=key, queue=queue)
 
     @overload
     def handle(self, run_id: str, workflow: Workflow[..., R]) -> RunHandle[R]: ...
@@ -351,17 +405,10 @@ class App:
         """See `Client.cancel`."""
         await self.client.cancel(run_id, reason)
 
+    async def move_version(self, run_id: str, version: str) -> None:
+        """See `Steering.move_version`: let a run go on with another version of its workflow."""
+        await self.client.move_version(run_id, version)
 
-def sqlite_path(url: str) -> str:
-    """
-    The file that a URL names; ":memory:" for none.
 
-    Raises:
-        InvalidOption: Not a URL of SQLite.
-    """
-    scheme, found, rest = url.partition("://")
-    if not found or scheme != "sqlite":
-        option = "url"
-        raise InvalidOption(option, f"{url!r} is none that perdure knows; write sqlite:///file.db")
-    path = rest.removeprefix("/")
-    return path if path not in {"", ":memory:"} else ":memory:"
+def _age(text: str) -> timedelta | None:
+    return None if text == "never" else duration(text, "PERDURE_RETENTION")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -10,6 +12,9 @@ from perdure.errors import InvalidOption
 
 SECOND = 1_000_000
 MAX_DURATION = 100 * 366 * 86_400 * SECOND
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)", re.ASCII)
+PLAIN = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 
 
 class Clock(Protocol):
@@ -31,6 +36,51 @@ class SystemClock:
     def now(self) -> int:
         """Microseconds since 1970, UTC."""
         return time.time_ns() // 1000
+
+
+class ComparedClock:
+    """
+    A machine's clock, corrected to agree with another one: that of the database, by which all its workers go.
+
+    The other clock was read at some moment between `before` and `after`, so each comparison says between which bounds
+    the correction lies. It is changed only as far as the bounds demand: clocks that agree are not corrected at all,
+    however long an answer takes, and time does not jump to and fro.
+
+    Attributes:
+        correction: Microseconds that are added to what the machine's clock says.
+    """
+
+    virtual = False
+
+    def __init__(self, own: Clock) -> None:
+        self._own = own
+        self.correction = 0
+
+    def now(self) -> int:
+        """Microseconds since 1970, UTC, by the other clock."""
+        return self._own.now() + self.correction
+
+    def reading(self) -> int:
+        """What the machine's own clock says, for `compare`."""
+        return self._own.now()
+
+    def compare(self, before: int, theirs: int, after: int) -> None:
+        """
+        Take a reading of the other clock into account.
+
+        Args:
+            before, after: The machine's own clock before the other one was asked, and when it had answered.
+            theirs: The answer.
+        """
+        if before <= after:  # otherwise it was set meanwhile, and says nothing
+            self.correction = min(max(self.correction, theirs - after), theirs - before)
+
+
+def standing_still(clock: Clock) -> AbstractContextManager[object]:
+    """Inside, a virtual clock's time does not jump: something real, such as a database's answer, is waited for."""
+    still = getattr(clock, "still", nullcontext)
+    found: AbstractContextManager[object] = still()
+    return found
 
 
 def elapsed() -> float:
@@ -56,6 +106,23 @@ def micros(duration: timedelta | float, option: str = "duration") -> int:
     if not 0 <= duration <= MAX_DURATION / SECOND:
         raise InvalidOption(option, f"{duration!r} is not between 0 and 100 years")
     return round(duration * SECOND)
+
+
+def duration(text: str, option: str = "duration") -> timedelta:
+    """
+    Read a duration: 30 and 30s are seconds, 250ms, 5m, 2h, 7d and 1w are what they say, 1h30m is their sum.
+
+    Raises:
+        InvalidOption: It is none, or longer than 100 years.
+    """
+    parts = PART.findall(text)
+    if PLAIN.fullmatch(text):
+        seconds = float(text)
+    elif parts and "".join(number + unit for number, unit in parts) == text:
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    else:
+        raise InvalidOption(option, f"{text!r} is no duration; write 30, 30s, 250ms, 5m, 2h, 7d or 1h30m")
+    return timedelta(microseconds=micros(seconds, option))
 
 
 def to_datetime(at: int) -> datetime:

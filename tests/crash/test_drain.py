@@ -2,14 +2,14 @@
 
 import pytest
 from crashkit import roles
-from crashkit.check import check, check_all_ended
 from crashkit.harness import Place
 
 pytestmark = pytest.mark.crash
 
 
-def test_sigterm_finishes_bodies_parks_sleepers_and_gives_the_rest_back(place: Place):
+def test_sigterm_finishes_bodies_parks_sleepers_and_gives_the_rest_back(any_place: Place):
     """A deploy would cut bodies off, keep runs from other workers, or look like a crash."""
+    place = any_place
     # It sits out all but the longest sleep, so that it has something to give back.
     leaving = place.start(roles.worker, worker={"hold": 2_000})
     number = leaving.expect("ready")
@@ -35,8 +35,7 @@ def test_sigterm_finishes_bodies_parks_sleepers_and_gives_the_rest_back(place: P
     assert [deed.key for deed in place.deeds()] == ["numbered", "until_file"]
     done = "select count(*) from perdure_journal where kind = 'step_completed' and key = 'until_file'"
     assert place.value(done) == 1, "the body ended while the worker drained, so its outcome was to be recorded"
-    with place.read() as database:
-        check(database)
+    place.check()
 
     heir = place.start(roles.worker)
     heir.expect("ready")
@@ -45,12 +44,12 @@ def test_sigterm_finishes_bodies_parks_sleepers_and_gives_the_rest_back(place: P
     assert _status(place, "sleeping") == "waiting"
     assert place.value("select max(takeovers) from perdure_runs") == 0
     assert "dead" not in heir.logged()
-    with place.read() as database:
-        check(database)
+    place.check()
 
 
-def test_sigterm_hands_over_at_once_while_both_work(place: Place):
+def test_sigterm_hands_over_at_once_while_both_work(any_place: Place):
     """Runs that a leaving worker gives back would wait for a poll, a lease or a restart."""
+    place = any_place
     runs = 40
     leaving, staying = (place.start(roles.worker, worker={"concurrency": 25}) for _ in range(2))
     leaving.expect("ready")
@@ -64,8 +63,7 @@ def test_sigterm_hands_over_at_once_while_both_work(place: Place):
     for i in range(runs):
         assert client.ask("result", f"run-{i}") == sum(range(50))
     assert len(place.deeds()) == runs * 50, "nobody died, so no body was to run twice"
-    with place.read() as database:
-        check_all_ended(database)
+    place.check_all_ended()
 
 
 def _status(place: Place, run: str) -> str:

@@ -14,8 +14,9 @@ CHILDREN = 3
 
 
 @pytest.mark.timeout(120)
-def test_two_workers_and_a_client_hammer_one_file(place: Place):
-    """Processes that share the file would get "database is locked", drive a run twice, or miss a signal."""
+def test_two_workers_and_a_client_hammer_one_database(any_place: Place):
+    """Processes that share the database would get "database is locked", drive a run twice, or miss a signal."""
+    place = any_place
     # So few at a time that both are needed.
     workers = [place.start(roles.worker, worker={"concurrency": 40}) for _ in range(2)]
     for worker in workers:

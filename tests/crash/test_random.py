@@ -1,5 +1,6 @@
 """kill -9 at random moments under load."""
 
+import os
 import random
 
 import pytest
@@ -11,12 +12,15 @@ pytestmark = pytest.mark.crash
 
 RUNS = 200
 DEATHS = 15
+SEEDS = int(os.environ.get("PERDURE_CRASH_SEEDS", "2"))
+"""How many loads on each store; more for a longer torture."""
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_random_deaths_under_load_lose_nothing(place: Place, seed: int):
+@pytest.mark.parametrize("seed", range(1, SEEDS + 1))
+def test_random_deaths_under_load_lose_nothing(any_place: Place, seed: int):
     """Some moment to die, between the named ones, would lose or repeat something."""
+    place = any_place
     chance = random.Random(seed)
     driver = place.start(roles.mixed_load, runs=RUNS, seed=seed)
     driver.expect("begun")

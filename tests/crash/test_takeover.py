@@ -4,7 +4,6 @@ import json
 
 import pytest
 from crashkit import roles
-from crashkit.check import check, check_deeds
 from crashkit.harness import Place
 
 pytestmark = pytest.mark.crash
@@ -14,8 +13,9 @@ LONG_LEASE = {"lease": 300}
 
 
 @pytest.mark.parametrize("heir", ["restarted", "standing by"])
-def test_killed_at_step_900_goes_on_at_once_and_repeats_one_step_at_most(place: Place, heir: str, capsys):
+def test_killed_at_step_900_goes_on_at_once_and_repeats_one_step_at_most(any_place: Place, heir: str, capsys):
     """A restart would wait for the dead worker's lease, or do finished steps again."""
+    place = any_place
     victim = place.start(roles.worker, worker=LONG_LEASE, kill=("after_commit", "append", DEATH))
     number = victim.expect("ready")
     if heir == "standing by":
@@ -38,8 +38,7 @@ def test_killed_at_step_900_goes_on_at_once_and_repeats_one_step_at_most(place: 
     with capsys.disabled():
         # For people: machines differ too much to assert it.
         print(f"\n{heir}: {(ended_at - died_at) / 1e6:.2f} s from death to end, {again} of {STEPS} repeated")  # noqa: T201
-    with place.read() as database:
-        check_deeds(database, place.deeds(), most=2)
+    place.check_deeds(most=2)
 
 
 @pytest.mark.timeout(120)
@@ -66,8 +65,7 @@ def test_poison_is_paused_with_the_reason_while_innocent_runs_complete(place: Pl
         assert worker.join() == -9, str(worker)
         deaths += 1
         assert deaths <= 3, "it has killed more workers than it may"
-        with place.read() as database:
-            check(database)
+        place.check()
     assert deaths == 3
     reason = json.loads(place.value("select reason from perdure_runs where id = 'poison'"))
     assert reason["code"] == "poison"
@@ -77,5 +75,4 @@ def test_poison_is_paused_with_the_reason_while_innocent_runs_complete(place: Pl
         assert client.ask("result", run) == 10
     assert [deed.attempt for deed in place.deeds() if deed.key == "kills_its_process"] == [1, 1, 1]
     assert worker.alive
-    with place.read() as database:
-        check(database)
+    place.check()

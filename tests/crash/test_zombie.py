@@ -4,7 +4,6 @@ import signal
 
 import pytest
 from crashkit import roles
-from crashkit.check import check, check_all_ended, check_deeds
 from crashkit.harness import Child, Place
 
 pytestmark = pytest.mark.crash
@@ -13,8 +12,9 @@ LEASE = {"lease": 0.5}
 ROWS = "select status, epoch, seq, * from perdure_runs left join perdure_journal on run = number order by number, seq"
 
 
-def test_stopped_worker_that_wakes_after_its_run_has_ended_writes_nothing(place: Place):
+def test_stopped_worker_that_wakes_after_its_run_has_ended_writes_nothing(any_place: Place):
     """A worker that slept through the take-over and the end of its run would write behind the end (I1, I3)."""
+    place = any_place
     zombie, number, client, heir = _one_falls_asleep_and_another_comes(place)
     (place.folder / "go").touch()
     assert client.ask("result", "run") == "1 go 2"
@@ -29,8 +29,9 @@ def test_stopped_worker_that_wakes_after_its_run_has_ended_writes_nothing(place:
     _works_on_new_runs(place, zombie, heir, client)
 
 
-def test_stopped_worker_that_wakes_while_another_drives_its_run_writes_nothing(place: Place):
+def test_stopped_worker_that_wakes_while_another_drives_its_run_writes_nothing(any_place: Place):
     """A worker about to record an outcome as it fell asleep would put it into the other's journal (I1)."""
+    place = any_place
     zombie, number, client, heir = _one_falls_asleep_and_another_comes(place)
     place.until((place.folder / "go-begun-2").exists, "the same body in the other worker")
     before = place.rows(ROWS)
@@ -60,17 +61,15 @@ def test_worker_stopped_inside_a_transaction_holds_up_the_others_but_loses_nothi
     problem, message = client.ask("start", "many_steps", [3], "refused")
     assert problem == "StoreBusy", message
     place.until(lambda: "heartbeat could not be stored" in other.logged(), "the other worker's complaint")
-    with place.read() as database:
-        check(database)
+    place.check()
 
     sleeper.wake()
     assert client.ask("result", "run") == "1 go 2"
     assert client.ask("start", "many_steps", [3], "accepted") == "accepted"
     assert client.ask("result", "accepted") == 3
     assert place.rows("select 1 from perdure_runs where id = 'refused'") == []
-    with place.read() as database:
-        check_all_ended(database)
-        check_deeds(database, place.deeds(), most=2)
+    place.check_all_ended()
+    place.check_deeds(most=2)
 
 
 def test_blocked_loop_is_reported_but_not_robbed(place: Place):
@@ -130,6 +129,5 @@ def _works_on_new_runs(place: Place, zombie: Child, heir: Child, client: Child) 
     client.ask("start", "many_steps", [3], "new")
     assert client.ask("result", "new") == 3
     assert {deed.life for deed in place.deeds() if deed.run == "new"} == {0}, str(zombie)
-    with place.read() as database:
-        check_all_ended(database)
-        check_deeds(database, place.deeds(), most=2)
+    place.check_all_ended()
+    place.check_deeds(most=2)

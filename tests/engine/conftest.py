@@ -2,11 +2,18 @@
 
 import asyncio
 import json
+import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+from postgreskit.server import store_url
 
 from perdure import App, RunEvent, RunInfo, WorkerOptions
 from perdure.clock import to_datetime
@@ -69,7 +76,7 @@ class Lab:
 
     def app(self, *workflows, lease=86_400, cached_runs=0, options=None, **settings) -> App:
         worker = WorkerOptions(lease=lease, cached_runs=cached_runs, **options or {})
-        app = App(f"sqlite:///{self.path}", clock=self.clock, worker=worker, synchronous="OFF", **settings)
+        app = App(store_url(self.path), clock=self.clock, worker=worker, synchronous="OFF", **settings)
         for workflow in workflows:
             fn, more = workflow if isinstance(workflow, tuple) else (workflow, {})
             app.workflow(fn, **more) if not more else app.workflow(**more)(fn)

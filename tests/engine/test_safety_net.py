@@ -13,7 +13,7 @@ from perdure.engine.waits import Waits
 from perdure.engine.writer import Writer
 from perdure.errors import Overloaded, StoreFull
 from perdure.worker import children
-from perdure.worker import worker as worker_module
+from perdure.worker import claims as claims_module
 
 
 class Odd(BaseException):
@@ -218,7 +218,7 @@ def test_a_journal_that_no_driver_can_be_made_of(lab):
 
 def test_a_run_that_cannot_be_read_does_not_harm_those_claimed_with_it(lab, monkeypatch):
     """One bad row would keep all runs of its claim from being driven, and nobody would claim them again."""
-    real = worker_module.resolve_input
+    real = claims_module.resolve_input
 
     async def resolve_input(store, runs):
         if any(run.id == "r" for run in runs):
@@ -229,7 +229,7 @@ def test_a_run_that_cannot_be_read_does_not_harm_those_claimed_with_it(lab, monk
         async with lab.app(healthy).connected() as app:
             for run_id in ("a", "r", "b"):
                 await app.start("healthy", id=run_id)
-        monkeypatch.setattr(worker_module, "resolve_input", resolve_input)
+        monkeypatch.setattr(claims_module, "resolve_input", resolve_input)
         async with lab.worker(healthy) as app:
             assert [(await lab.ended(app, run_id)).value for run_id in "ab"] == ["alive", "alive"]
             await check_paused(lab, app, "cannot be read")

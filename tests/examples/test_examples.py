@@ -23,6 +23,10 @@ PRINTS = {
         "Those I could find have 5800000 inhabitants together.",
     ],
     "poll.py": ["job-7 was done at poll 10", "entries in the journal at the end: 6, of 31 that were made"],
+    "tenants.py": [
+        "waits for queue exports: 1 of 1 running for the key 'big'",
+        "the small tenants did not wait for the flood to end: True",
+    ],
     "report.py": ["3 regions saved by sales-2025-06", "west/save    3"],
 }
 

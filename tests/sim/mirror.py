@@ -22,12 +22,28 @@ select rowid, run, seq, kind, key, at, data, attempt from perdure_journal where 
 """
 RUNS = """
 select number, id, workflow, status, generation, owner, epoch, due_at, waiting_for, parent, detached, output, error,
-  reason, finished_at from perdure_runs order by number
+  reason, finished_at, rank from perdure_runs order by number
+"""
+LIMITS = """
+select q.name || ': ' || count(*) || ' slots of ' || q.concurrency
+from perdure_queues q join perdure_runs r on r.queue = q.name where r.slot = 2 and r.finished_at is null
+group by q.name having count(*) > q.concurrency
+union all
+select q.name || ', key ' || r.queue_key || ': ' || count(*) || ' slots of ' || q.per_key
+from perdure_queues q join perdure_runs r on r.queue = q.name where r.slot = 2 and r.finished_at is null
+group by q.name, r.queue_key having count(*) > q.per_key
+union all
+select q.name || ', worker ' || r.owner || ': ' || count(*) || ' runs of ' || q.per_worker
+from perdure_queues q join perdure_runs r on r.queue = q.name where r.owner is not null and r.slot = 2
+group by q.name, r.owner having count(*) > q.per_worker
+union all
+select r.id || ' is driven without its slot' from perdure_runs r
+where r.queue is not null and r.owner is not null and r.slot = 1
 """
 FORGOTTEN = """
 select r.id, i.topic, r.due_at from perdure_inbox i join perdure_runs r on r.number = i.run
 where i.taken_seq is null and r.owner is null and r.status in ('waiting', 'cancelling', 'compensating')
-  and (r.due_at is null or r.due_at > ?)
+  and r.rank is null and (r.due_at is null or r.due_at > ?)
   and (i.topic glob 'control:*' or exists (select 1 from json_each(r.waiting_for) where value = i.topic))
 """
 INBOX = "select id, run, topic, data from perdure_inbox where id > ? order by id"
@@ -53,6 +69,7 @@ class Run(NamedTuple):
     error: str | None
     reason: str | None
     finished_at: int | None
+    rank: int | None
 
     @property
     def ended(self) -> bool:
@@ -139,6 +156,8 @@ class Mirror:
                 self.wrong(f"I3: the journal of {run.id} grew after its end")
         for run_id, topic, due_at in self.connection.execute(FORGOTTEN, (self.latest(),)):
             self.wrong(f"I8: {run_id} waits for {topic}, which has come, and is due at {due_at}")
+        for (exceeded,) in self.connection.execute(LIMITS):
+            self.wrong(f"a limit does not hold: {exceeded}")
         return news or ["-"]
 
     def _read_inbox(self) -> None:
@@ -208,7 +227,7 @@ class Mirror:
                 self.wrong(f"{run.id} is {run.status}, and its journal ends with {last}")
             if run.owner is not None or run.due_at is not None:
                 self.wrong(f"{run.id} is {run.status}, and owned or due: {run}")
-        elif run.owner is None and run.due_at is None:
+        elif run.owner is None and run.due_at is None and run.rank is None:
             self._resting(run)
         elif run.status == "paused":
             self.wrong(f"{run.id} is paused, and owned or due: {run}")

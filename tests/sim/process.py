@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SICKNESSES = {"busy": apsw.BusyError, "full": apsw.FullError, "io": apsw.IOError}
 MILLISECOND = 1_000
+QUEUE_LIMITS = ("concurrency", "per_key", "per_worker", "while_waiting", "rate")
 
 
 class Flaky(Exception):
@@ -62,6 +63,7 @@ class Process(Lane):
             f"sqlite:///{world.path}", worker=worker, clock=VirtualClock(world.loop, START + skew),
             changes=self.changes, inline_only=True, synchronous="OFF", probe=self._probe, limits=world.limits,
         )  # fmt: skip
+        self.app.queue(world.queue.name, **{name: getattr(world.queue, name) for name in QUEUE_LIMITS})
         self.flows = world.register(self)
         world.loop.lanes.append(self)
 
@@ -74,7 +76,7 @@ class Process(Lane):
         """Open the app; a process that cannot is gone."""
         try:
             if self.options is None:
-                self.app._open()
+                await self.app._open()
             else:
                 await self.app.__aenter__()
         except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor starts another

@@ -97,12 +97,30 @@ def drop_what_could_not_be_stored(patch):
     patch.setattr(Writer, "_answered", answered)
 
 
+def give_out_slots_beyond_the_limit(patch):
+    sql(patch, "claim_line", "coalesce(concurrency - held", "coalesce(concurrency")
+
+
+def do_not_see_that_a_key_is_full(patch):
+    sql(patch, "claim_line", "s.queue_key = k.key and s.slot = 2", "false")
+
+
+def take_runs_over_without_counting_them(patch):
+    sql(patch, "claim_held", "select q.per_worker", "select null")
+
+
+def do_not_see_who_stands_in_line(patch):
+    sql(patch, "next_due", "l.rank is not null", "false")
+
+
 MUTANTS = [
     park_without_a_look_at_the_inbox, append_for_whoever_asks, finish_for_whoever_asks,
     claim_without_a_new_epoch, never_tell_a_driver_that_it_lost_the_run, leave_received_signals_in_the_inbox,
     do_not_wake_on_a_signal, do_not_wake_the_parent, do_not_tell_the_parent, leave_the_children_of_a_failed_run_alone,
     begin_bodies_before_the_commit, hash_tasks_by_their_address,
     go_on_with_a_parked_coroutine_whatever_happened_meanwhile, drop_what_could_not_be_stored,
+    give_out_slots_beyond_the_limit, do_not_see_that_a_key_is_full, take_runs_over_without_counting_them,
+    do_not_see_who_stands_in_line,
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from tests.sim.loop import SimLoop
 from tests.sim.mirror import Mirror
 from tests.sim.process import MILLISECOND, Process
 
-from perdure import Limits, WorkerOptions
+from perdure import Limits, Queue, Rate, WorkerOptions
 from perdure.errors import IllegalMove, PerdureError, RunError, RunFinished, RunNotFound, StoreError
 from perdure.store.doctor import examine
 from perdure.store.sqlite import SqliteStore
@@ -37,6 +37,7 @@ class Plan:
     at: float
     delay: float
     timeout: float | None
+    terms: dict[str, Any] = field(default_factory=dict)
     started: bool = False
     cancelled: bool = False
     seen: list[tuple[str, Any]] = field(default_factory=list)
@@ -91,7 +92,16 @@ class World:
             hold=rng.choice((0.0, 0.1, 2.0)), drain=rng.choice((0.05, 2.0)), most_takeovers=rng.choice((3, 5, 10)),
         )  # fmt: skip
         self.limits = Limits(inline_bytes=rng.choice((40, 300, 32_768)))
+        limits = Random(f"{seed}:queue")
+        self.queue = Queue(
+            "lane", concurrency=limits.choice((1, 2, 4)), per_key=limits.choice((None, 1, 2)),
+            per_worker=limits.choice((None, 1, 2)), while_waiting=limits.choice(("hold", "free")),
+            rate=limits.choice(((), Rate(3, per=5), Rate(2, per=3, sliding=True))),
+        )  # fmt: skip
         self.plans = [self._plan(f"r{place}") for place in range(rng.choice((2, 4, 6, 9)))]
+        for plan in self.plans:
+            if limits.random() < 0.5:
+                plan.terms = {"queue": "lane", "key": limits.choice("ab"), "priority": limits.randrange(2)}
         self.chaos = Chaos(self, Random(f"{seed}:chaos"))
         self.loop.before_step = self.chaos.before_step
         self.supervising = True
@@ -228,7 +238,7 @@ class World:
 
     async def _start(self, plan: Plan, at: float) -> None:
         await asyncio.sleep(at)
-        options = {"id": plan.id, "delay": plan.delay, "timeout": plan.timeout}
+        options = {"id": plan.id, "delay": plan.delay, "timeout": plan.timeout, **plan.terms}
         await self.insist(lambda process: process.app.start(plan.workflow, plan.job, **options))
         plan.started = True
         if self.mirror.run(plan.id) is None:
@@ -334,6 +344,11 @@ class World:
         """Chaos while callers do what they do; then everything is healed and must come to its end."""
         self.graveyard = []
         self.client = await self.boot(worker=False)
+        while not self.client.ready:
+            # It writes down its queue when it opens, which may fail.
+            await asyncio.sleep(0.1)
+            if not self.client.alive:
+                self.client = await self.boot(worker=False)
         supervisor = asyncio.ensure_future(self.supervise())
         chaos = asyncio.ensure_future(self.chaos.in_time())
         scripts = [asyncio.ensure_future(self.script(plan)) for plan in self.plans]

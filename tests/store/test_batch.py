@@ -204,7 +204,7 @@ def test_a_users_function_sees_what_commits_with_it_and_runs_once(db):
 
     def body(transaction):
         ran.append(transaction.execute("select n from tally")[0][0])
-        transaction.execute("update tally set n = n + ?", (1,))
+        transaction.execute(f"update tally set n = n + {db.kind.mark}", (1,))
         return []
 
     outcomes = db.batch(*[Operation(body=body) for _ in range(5)])

@@ -130,3 +130,17 @@ def test_a_claim_leaves_journal_and_inbox_alone(db):
     db.apply(claim(worker))
     assert len(db.journal("a")) == 1
     assert len(db.mail("a")) == 1
+
+
+def test_what_is_due_is_told_without_claiming_it(db):
+    """Workers that hear of a commit would all claim, or none of them would."""
+    db.worker()
+    knows = json.dumps(["v", "w"])
+    assert db.rows("any_due", NOW, knows) == []
+    db.queued("later", due_at=NOW + 1)
+    db.queued("unknown", workflow="u")
+    assert db.rows("any_due", NOW, knows) == []
+    row = db.queued("now")
+    assert db.rows("any_due", NOW, knows) == [(row.number,)]
+    assert db.rows("any_due", NOW, "[]") == []
+    assert db.row("now") == row

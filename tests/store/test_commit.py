@@ -439,7 +439,7 @@ def test_those_who_watch_are_told_after_the_commit(kind, probe):
     async def main(store):
         ((_, number),) = await store.apply(Operation([start("a")]))
         told = []
-        store.changes.on_due(lambda: told.append(("due", runs(kind.path))))
+        store.changes.on_due(lambda _: told.append(("due", runs(kind.path))))
         store.changes.on_mail(lambda numbers: told.append(("mail", numbers)))
         watcher = store.changes.watch(number)
         ender = store.changes.watch(number, until_end=True)

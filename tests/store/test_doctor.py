@@ -17,6 +17,11 @@ DEAD = WORKER.format(90, "dead", "dead", 5)
 SILENT = WORKER.format(90, "silent", "alive", 5)
 OWNED = "update perdure_runs set owner = 90, status = 'running' where id = 'waiter'"
 DUE = "update perdure_runs set due_at = {} where id = 'sleeper'"
+QUEUE = "insert into perdure_queues (name, per_key, ageing, mark) values ('q', 1, 0, '')"
+HELD = "update perdure_runs set queue = 'q', queue_key = 'k', slot = 2 where id in ('waiter', 'sleeper')"
+IN_LINE = (
+    "update perdure_runs set status = 'queued', queue = 'q', slot = 1, rank = 1, due_at = null where id = 'sleeper'"
+)
 REASON = "update perdure_runs set reason = '{}' where id = 'held'"
 ADOPTED = "update perdure_runs set (parent, root) = (select number, number from perdure_runs where id = '{}') "
 ADOPTED += "where id = '{}'"
@@ -143,6 +148,21 @@ CASES = [
         LIVE, DUE.format(START), "update perdure_runs set workflow = 'other' where id = 'sleeper'",
     ]),
     ("overdue", "sleeper", [LIVE, DUE.format(START - DAY)]),
+    ("queue_missing", "sleeper (q)", ["update perdure_runs set queue = 'q', slot = 1 where id = 'sleeper'"]),
+    ("slot_wrong", "waiter", [
+        QUEUE, LIVE,
+        "update perdure_runs set owner = 91, status = 'running', queue = 'q', slot = 1 where id = 'waiter'",
+    ]),
+    ("slot_wrong", "sleeper", ["update perdure_runs set slot = 2 where id = 'sleeper'"]),
+    ("queue_over_limit", "q, key k: 2 of 1", [QUEUE, HELD]),
+    ("queue_paused", "q (1)", [QUEUE, LIVE, IN_LINE, "update perdure_queues set state = 'paused'"]),
+    ("no_compatible_worker", "other (1)", [
+        QUEUE, LIVE, IN_LINE, "update perdure_runs set workflow = 'other' where id = 'sleeper'",
+    ]),
+    ("queue_stuck", "q", [
+        QUEUE, LIVE, "update perdure_queues set per_key = null, concurrency = 1", IN_LINE,
+        "update perdure_runs set queue = 'q', slot = 2 where id = 'waiter'", ADOPTED.format("waiter", "sleeper"),
+    ]),
     ("poison", "held", ["update perdure_runs set reason = '{\"code\": \"poison\", \"at\": 0}' where id = 'held'"]),
     ("diverged", "held", [REASON.format(DIVERGED)]),
     ("status_unknown", "waiter (lost)", ["update perdure_runs set status = 'lost' where id = 'waiter'"]),

@@ -21,12 +21,17 @@ INDEXES = {
     name: [word.strip() for word in users.split(",")]
     for users, name in re.findall(r"-- ([^\n:]+): [^\n]*\ncreate (?:unique )?index (\w+)", TEXT)
 }
-SMALL = {"perdure_workers", "w"}
-"""The table of workers, by its name and by its alias: a handful of rows, looked at whole."""
+SMALL = {"perdure_workers", "w", "perdure_queues", "q", "perdure_rates"}
+"""The tables of workers and queues, by their names and aliases: a handful of rows each, looked at whole."""
+PARTS = {"CONSTANT", "tree", "t", "o", "later", "earlier", "rooms", "lines", "picks", "p", "chosen"}
+"""What statements make for themselves, with as many rows as they are to give."""
 OVERVIEWS = {"counts", "sizes", "drop_orphans"}
 """Asked by operators, about everything there is."""
 HOT = {
     "claim": "perdure_runs_due",
+    "claim_held": "perdure_runs_queue_due",
+    "claim_line": "perdure_runs_line",
+    "line_up": "perdure_runs_queue_due",
     "next_due": "perdure_runs_due",
     "expire_runs": "perdure_runs_owner",
     "suspects": "perdure_runs_owner",
@@ -74,7 +79,7 @@ def plan_of(connection, name):
 def scans(steps):
     """The stored tables that a plan walks through from end to end."""
     walked = [step.split()[1] for step in steps if step.startswith("SCAN ") and "VIRTUAL TABLE" not in step]
-    return [name for name in walked if name not in {"CONSTANT", "tree", "t", "(subquery-3)"}]
+    return [name for name in walked if name not in PARTS and not name.startswith("(subquery-")]
 
 
 def list_plan(connection, wanted):

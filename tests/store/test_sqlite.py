@@ -302,7 +302,7 @@ def test_other_processes_commits_are_noticed(tmp_path):
         theirs = opened(tmp_path / "a.db")
         ((_, number),) = await ours.apply(Operation([start("a")]))
         due, mail = [], []
-        ours.changes.on_due(lambda: due.append(1))
+        ours.changes.on_due(lambda _: due.append(1))
         ours.changes.on_mail(mail.append)
         ours.start_polling()
         for place in range(3):

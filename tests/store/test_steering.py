@@ -134,7 +134,7 @@ def test_a_forks_child_belongs_to_the_fork(db):
             now=NOW,
             deadline_at=NOW + 8,
             detached=1,
-            parent="f",
+            parent_id="f",
         )
     )
     child = db.row("f/c")
@@ -154,3 +154,36 @@ def test_a_rerun_keeps_the_journal(db):
     assert [(found.seq, found.kind) for found in db.journal("a")] == [
         (1, "step_completed"), (2, "completed"), (3, "rerun"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("status", Status)
+def test_a_run_that_nobody_drives_is_moved_to_another_version(db, status):
+    """A finished run would change, or a move would lose what a run waits for (I3, I8)."""
+    before = db.in_status(status)
+    rows = db.apply(line("move_version", id="a", epoch=before.epoch, workflow="w@2"))
+    if before.finished or before.owner is not None:
+        assert rows == []
+        assert db.row("a") == before
+    else:
+        assert rows == [("moved", before.number)]
+        assert db.row("a") == before._replace(workflow="w@2", epoch=before.epoch + 1)
+
+
+def test_a_run_that_is_driven_or_has_changed_is_not_moved(db):
+    """A driver would write entries of one version under the name of another (I1)."""
+    db.worker()
+    row = db.owned()
+    for epoch in (row.epoch - 1, row.epoch, row.epoch + 1):
+        assert db.apply(line("move_version", id="a", epoch=epoch, workflow="w@2")) == []
+    assert db.row("a") == row
+
+
+def test_live_workers_tell_what_they_know(db):
+    """A run that nobody can drive would not be told from one whose turn has not come."""
+    alive = db.worker()
+    gone = db.worker("gone")
+    db.apply(line("learn", worker=alive, workflows='["w@2"]'))
+    db.apply(line("leave", worker=gone, now=NOW))
+    ((lease_until,),) = db.sql("select lease_until from perdure_workers where number = ?", alive)
+    assert db.rows("known_workflows", lease_until) == [('["w@2"]',)]
+    assert db.rows("known_workflows", lease_until + 1) == []

@@ -194,9 +194,9 @@ def test_pause_own_puts_the_run_aside_with_its_reason(db, row):
 
 def test_the_next_due_time_is_that_of_the_earliest_run_behind_now(db):
     """A worker would sleep past the next timer."""
-    assert db.rows("next_due", NOW) == [(None,)]
+    assert db.rows("next_due", NOW) == [(None, None, 0)]
     db.queued("a", due_at=NOW)
     db.queued("b", due_at=NOW + 30)
     db.queued("c", due_at=NOW + 20)
-    assert db.rows("next_due", NOW) == [(NOW + 20,)]
-    assert db.rows("next_due", NOW + 30) == [(None,)]
+    assert db.rows("next_due", NOW) == [(None, NOW + 20, 0)]
+    assert db.rows("next_due", NOW + 30) == [(None, None, 0)]

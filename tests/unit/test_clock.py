@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.clock import MAX_DURATION, SECOND, SystemClock, elapsed, from_datetime, micros, to_datetime
+from perdure.clock import (
+    MAX_DURATION,
+    SECOND,
+    ComparedClock,
+    SystemClock,
+    elapsed,
+    from_datetime,
+    micros,
+    to_datetime,
+)
 from perdure.errors import InvalidOption
 
 
@@ -64,3 +73,55 @@ def test_elapsed_never_goes_back():
     """A commit would seem to have taken less than no time."""
     first = elapsed()
     assert elapsed() >= first
+
+
+class Watch:
+    """A clock that the test sets."""
+
+    virtual = False
+
+    def __init__(self) -> None:
+        self.at = 10**15
+
+    def now(self) -> int:
+        return self.at
+
+
+delays = st.integers(0, 3 * SECOND)
+
+
+@given(skew=st.integers(-(10**10), 10**10), answers=st.lists(st.tuples(delays, delays), min_size=1, max_size=20))
+def test_a_compared_clock_is_right_up_to_the_quickest_answer(skew, answers):
+    """A worker whose machine's clock is wrong would call others dead, or be called dead, although it lives."""
+    watch = Watch()
+    clock = ComparedClock(watch)
+    seen = clock.correction
+    for there, back in answers:
+        before = watch.at
+        watch.at += there + back
+        clock.compare(before, before + there + skew, watch.at)
+        assert abs(clock.correction - skew) <= there + back
+        assert clock.now() - (watch.at + skew) == clock.correction - skew
+        # What was learnt before is not unlearnt by an answer that came late.
+        assert abs(clock.correction - skew) <= abs(seen - skew)
+        seen = clock.correction
+    assert abs(clock.correction - skew) <= min(there + back for there, back in answers)
+
+
+@given(answers=st.lists(st.tuples(delays, delays), max_size=20))
+def test_clocks_that_agree_are_not_corrected(answers):
+    """Time would jump to and fro with the moods of the network."""
+    watch = Watch()
+    clock = ComparedClock(watch)
+    for there, back in answers:
+        before = watch.at
+        watch.at += there + back
+        clock.compare(before, before + there, watch.at)
+        assert clock.correction == 0
+
+
+def test_a_clock_that_is_set_during_a_comparison_says_nothing():
+    """A step of the machine's clock would be taken for a fault of the other one."""
+    clock = ComparedClock(Watch())
+    clock.compare(10**15, 10**15, 10**15 - SECOND)
+    assert clock.correction == 0

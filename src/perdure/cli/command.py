@@ -16,8 +16,9 @@ import typer
 from perdure.app import App
 from perdure.cli.exits import PIPE_CLOSED
 from perdure.cli.output import Output
-from perdure.cli.target import check_there, database_url, is_new, load_app
+from perdure.cli.target import check_there, database_url, load_app
 from perdure.engine.definition import Registry
+from perdure.store.choose import is_new
 
 F = TypeVar("F", bound=Callable[..., Any])
 Url = Annotated[

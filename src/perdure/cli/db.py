@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
-from perdure.app import App, sqlite_path
+from perdure.app import App
 from perdure.cli.command import Session, command
 from perdure.cli.output import status_text
 from perdure.cli.values import duration
+from perdure.clock import SystemClock
 from perdure.model.status import TERMINAL, Status
+from perdure.store.choose import schema_sql, shown
 from perdure.store.migrate import migrations
 
 PRUNED_AT_A_TIME = 5_000
@@ -28,17 +30,25 @@ def _size(count: float) -> str:
 
 
 @command(group, "migrate")
-async def migrate(session: Session) -> None:
+async def migrate(
+    session: Session,
+    *,
+    sql: Annotated[bool, typer.Option("--sql", help="Print what makes a new database, and do nothing.")] = False,
+) -> None:
     """
     Make the database, or bring its schema up to date.
 
     Several processes may do so at once; migrations go forward only.
     """
     url = session.url
-    newest = migrations("sqlite")[-1].version
     app = App(url)
+    if sql:
+        session.out.raw(schema_sql(url, SystemClock().now()))
+        return
     async with app.connected():
         applied = app.client.store.migrated
+        newest = migrations(app.client.store.dialect)[-1].version
+    url = shown(url)
     found = applied[0].version - 1 if applied else newest
     if session.out.as_json:
         names = [{"version": migration.version, "name": migration.name} for migration in applied]
@@ -104,10 +114,9 @@ async def info(session: Session) -> None:
     async with session.connected() as app:
         counts = await app.client.counts()
         workers = await app.client.workers()
-        url = app.url
-    path = sqlite_path(url)
-    size = sum(file.stat().st_size for file in (Path(path), Path(f"{path}-wal")) if file.exists())
-    version = migrations("sqlite")[-1].version
+        url = shown(app.url)
+        size = await app.client.size()
+        version = migrations(app.client.store.dialect)[-1].version
     alive = sum(worker.state == "alive" for worker in workers)
     if session.out.as_json:
         statuses = {status.value: counts.get(status, 0) for status in Status}

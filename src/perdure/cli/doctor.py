@@ -8,6 +8,7 @@ from rich.text import Text
 from perdure.cli.command import Session
 from perdure.cli.exits import UNHEALTHY
 from perdure.cli.output import visible
+from perdure.store.choose import shown
 
 _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold blue"}
 
@@ -21,7 +22,7 @@ async def doctor(session: Session) -> None:
     async with session.connected() as app:
         findings = await app.client.doctor()
         counts = await app.client.counts()
-        url = app.url
+        url = shown(app.url)
     healthy = all(finding.severity == "note" for finding in findings)
     out = session.out
     if out.as_json:

@@ -11,6 +11,7 @@ DONE = 0
 UNEXPECTED = 1
 USAGE = 2
 UNHEALTHY = 8
+KEEP_DYING = 10
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 
@@ -25,6 +26,7 @@ MEANINGS: dict[int, str] = {
     7: "The database refused or failed.",
     UNHEALTHY: "The doctor has found something to act on.",
     NOT_DRAINED: "The worker was told a second time to stop, and left without waiting for its steps.",
+    KEEP_DYING: "A worker process died at once again and again, so they were not started any more.",
     INTERRUPTED: "Interrupted by Ctrl-C.",
     PIPE_CLOSED: "Whoever read the output has stopped reading.",
 }

@@ -60,6 +60,10 @@ class Output:
         if not self.as_json:
             self.remarks.print(visible(text), soft_wrap=True)
 
+    def raw(self, text: str) -> None:
+        """As it is, for a program or a file."""
+        sys.stdout.write(text)
+
     def table(self, columns: Sequence[str | Column], rows: Iterable[Sequence[str | Text]]) -> None:
         """Print a table. Where no terminal limits the width, each row is one line and nothing is cut."""
         table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")

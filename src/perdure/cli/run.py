@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -10,14 +11,14 @@ from rich.table import Column
 
 from perdure.cli.command import Session, command
 from perdure.cli.output import status_text, took, when
-from perdure.cli.show import picture_of, print_event, remark
+from perdure.cli.show import picture_of, print_event, remark, workflow_of
 from perdure.cli.show import show as show_picture
-from perdure.cli.start import check_known, checked_input, only, raw_input
+from perdure.cli.start import newest_known, raw_input, stand_in
 from perdure.cli.values import data, duration, fields, moment
 from perdure.client.handle import RunHandle
 from perdure.client.view import RunInfo
-from perdure.clock import SystemClock, to_datetime
-from perdure.engine.definition import WorkflowOptions
+from perdure.clock import SystemClock
+from perdure.engine.definition import Registry, WorkflowOptions
 from perdure.model.entry import Kind
 from perdure.model.run import MAX_PAGE, RunFilter
 from perdure.model.status import Status
@@ -42,6 +43,12 @@ async def start(
     tag: Annotated[list[str] | None, typer.Option(help="To find it by; may be repeated.")] = None,
     timeout: Annotated[str | None, typer.Option(help="Until its deadline: 30s, 5m, 2h, 7d.", metavar="SPAN")] = None,
     delay: Annotated[str, typer.Option(help="Before it begins.", metavar="SPAN")] = "0",
+    queue: Annotated[str | None, typer.Option(help="The queue that it goes through.", show_default=False)] = None,
+    key: Annotated[str, typer.Option(help="Whose line of the queue it stands in.", show_default=False)] = "",
+    priority: Annotated[int, typer.Option(help="Levels before others of its key in line.")] = 0,
+    version: Annotated[
+        str | None, typer.Option(help="Of the workflow, the newest when left out.", show_default=False)
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end and print its result.")] = False,
 ) -> None:
     """
@@ -53,22 +60,25 @@ async def start(
     given = [data(value, "values") for value in values or ()]
     by_name = fields(named, "--input") if named is not None else {}
     if session.app:
-        text = checked_input(session.app, workflow, given, by_name)
-        options = session.app.registry.get(workflow).settings
+        definition = session.app.registry.pick(workflow, version)
+        workflow, options = definition.name, definition.settings
+        text = definition.call.from_json(given, by_name)
     else:
         text, options = raw_input(given, by_name), WorkflowOptions()
-    registry = only(workflow, text, options)
+    registry = Registry()
     async with session.connected(making=session.app is not None, registry=registry) as app:
         workers = await app.client.workers()
         if not session.app:
-            check_known(workflow, (name for worker in workers for name in worker.workflows))
+            options = replace(options, version=newest_known(workflow, version, workers))
+        registry.add(stand_in(workflow, text, options))
         handle = await app.start(
-            workflow, id=run_id, tags=tag or (), delay=duration(delay, "--delay"),
-            timeout=None if timeout is None else duration(timeout, "--timeout"),
+            workflow, version=version, id=run_id, tags=tag or (), delay=duration(delay, "--delay"),
+            timeout=None if timeout is None else duration(timeout, "--timeout"), queue=queue, key=key,
+            priority=priority,
         )  # fmt: skip
-        now = to_datetime(SystemClock().now())
-        if not any(workflow in worker.workflows and worker.lease_until > now for worker in workers):
-            session.out.note(f"No worker that has {workflow!r} is alive; the run begins when one is started.")
+        stuck = (await handle.info()).stuck
+        if stuck:
+            session.out.note(f"The run begins when a worker that has it is started: {stuck}.")
         if wait:
             await _await(session, handle)
         elif session.out.as_json:
@@ -102,6 +112,7 @@ async def list_runs(
         typer.Option(metavar="STATUS", help=f"Any of {', '.join(Status)}; may be repeated."),
     ] = None,
     workflow: Annotated[str | None, typer.Option(help="Of this workflow.")] = None,
+    version: Annotated[str | None, typer.Option(help="Of this version of it; '' for none.")] = None,
     parent: Annotated[str | None, typer.Option(help="Children of the run with this id.")] = None,
     tag: Annotated[str | None, typer.Option(help="With this tag.")] = None,
     since: Annotated[
@@ -115,8 +126,8 @@ async def list_runs(
     """List runs, newest first."""
     clock = SystemClock()
     wanted = RunFilter(
-        status=tuple(status or ()), workflow=workflow, parent=parent, tag=tag, limit=limit, after=after,
-        created_from=None if since is None else moment(since, "--since", clock),
+        status=tuple(status or ()), workflow=workflow, version=version, parent=parent, tag=tag, limit=limit,
+        after=after, created_from=None if since is None else moment(since, "--since", clock),
         created_to=None if until is None else moment(until, "--until", clock),
     )  # fmt: skip
     async with session.connected() as app:
@@ -138,7 +149,7 @@ async def list_runs(
 
 def _row(run: RunInfo) -> list[Any]:
     return [
-        run.id, run.workflow, status_text(run.status), when(run.created_at), took(run.started_at, run.finished_at),
+        run.id, workflow_of(run), status_text(run.status), when(run.created_at), took(run.started_at, run.finished_at),
         remark(run),
     ]  # fmt: skip
 

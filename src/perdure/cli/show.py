@@ -34,6 +34,7 @@ class Picture:
         more_children: Where the list of children goes on.
         journal: Its last entries.
         earlier: How many came before them.
+        why: Why it could go on, and does not.
     """
 
     info: RunInfo
@@ -44,12 +45,13 @@ class Picture:
     more_children: int | None
     journal: list[RunEvent]
     earlier: int
+    why: str = ""
 
     def document(self) -> dict[str, Any]:
         """The same as plain data."""
         told = {field: self.stored[field] for field in ("tags", "input", "output", "error")}
         return {
-            "run": {**plain(self.info), "parent_id": self.parent, "worker_id": self.worker, **told},
+            "run": {**plain(self.info), "parent_id": self.parent, "worker_id": self.worker, "why": self.why, **told},
             "children": {"runs": self.children, "next": self.more_children},
             "journal": self.journal,
             "earlier_entries": self.earlier,
@@ -82,6 +84,7 @@ async def picture_of(client: Client, run_id: str, *, whole: bool) -> Picture:
         more_children=more,
         journal=journal,
         earlier=len(entries) - len(journal),
+        why=await client.why(run_id),
     )
 
 
@@ -96,15 +99,24 @@ def _event(entry: dict[str, Any]) -> RunEvent:
 
 def remark(run: RunInfo) -> str:
     """Why a run does not go on just now, in a few words; empty when there is nothing to say."""
+    if run.stuck:
+        return run.stuck
     if run.reason:
         message = str(run.reason.get("message", "")).partition("\n")[0]
         return f"{run.reason.get('code', '')}: {message}" if message else str(run.reason.get("code", ""))
+    if run.in_line:
+        return f"in line of queue {run.queue}"
     parts = [f"for {', '.join(run.waiting_for)}"] if run.waiting_for else []
     if run.due_at is not None and run.status != Status.QUEUED:
         parts.append(f"until {when(run.due_at)}")
     elif run.due_at is not None and run.due_at > run.created_at and run.started_at is None:
         parts.append(f"due {when(run.due_at)}")
     return " ".join(parts)
+
+
+def workflow_of(run: RunInfo) -> str:
+    """Its workflow, and the version if it has one."""
+    return f"{run.workflow} {run.version}" if run.version else run.workflow
 
 
 def show(out: Output, picture: Picture, *, full: bool) -> None:
@@ -119,7 +131,7 @@ def show(out: Output, picture: Picture, *, full: bool) -> None:
         out.text("\nChildren", "bold")
         columns: list[str | Column] = [Column("RUN", overflow="fold"), "WORKFLOW", "STATUS", "TOOK", ""]
         out.table(columns, [
-            (run.id, run.workflow, status_text(run.status), took(run.started_at, run.finished_at), remark(run))
+            (run.id, workflow_of(run), status_text(run.status), took(run.started_at, run.finished_at), remark(run))
             for run in picture.children
         ])  # fmt: skip
         if picture.more_children is not None:
@@ -143,7 +155,10 @@ def _facts(picture: Picture, out: Output, *, full: bool) -> list[tuple[str, str]
     ended = f"{when(info.finished_at)}, {took(info.started_at or info.created_at, info.finished_at)} after its start"
     facts = [
         ("workflow", info.workflow),
-        ("waits", "" if info.reason else remark(info)),
+        ("version", info.version),
+        ("stuck", info.stuck),
+        ("waits", _waits(picture)),
+        ("queue", _place(info)),
         ("created", f"{when(info.created_at)} {info.created_at.astimezone():%Z}"),
         ("started", when(info.started_at)),
         ("ended", ended if info.finished_at else ""),
@@ -159,6 +174,20 @@ def _facts(picture: Picture, out: Output, *, full: bool) -> list[tuple[str, str]
         ("error", _error(stored["error"], full=full) if stored["error"] else ""),
     ]
     return [(name, text) for name, text in facts if text]
+
+
+def _waits(picture: Picture) -> str:
+    """What it waits for, if that is not said elsewhere."""
+    info = picture.info
+    if info.reason or (info.stuck and not info.in_line):
+        return ""
+    return picture.why.removeprefix("waits ") or remark(info)
+
+
+def _place(info: RunInfo) -> str:
+    """On what terms a run goes through a queue."""
+    parts = [info.queue or "", f"key {info.queue_key}" if info.queue_key else ""]
+    return ", ".join([part for part in parts if part] + ([f"priority {info.priority}"] if info.priority else []))
 
 
 def _show_reason(out: Output, reason: dict[str, Any]) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from perdure.app import App
+from perdure.client.view import WorkerInfo
 from perdure.codec.canonical import canonical_json
 from perdure.codec.value import ANY, TypeCodec
 from perdure.engine.context import Context
-from perdure.engine.definition import Registry, Workflow, WorkflowOptions
+from perdure.engine.definition import Workflow, WorkflowOptions
 from perdure.errors import InvalidOption
+from perdure.model.version import pin, recency, unpin
 
 
 class _Given:
@@ -26,28 +27,15 @@ class _Given:
         return self._text
 
 
-def only(workflow: str, text: str, options: WorkflowOptions) -> Registry:
-    """A registry by which one workflow can be started, with this input and no other."""
+def stand_in(workflow: str, text: str, options: WorkflowOptions) -> Workflow[[], None]:
+    """What stands for a workflow so that it can be started with this input, and no other."""
 
     async def elsewhere(_ctx: Context) -> None:
         """Workers run the workflow, not this process."""
 
-    stand_in: Workflow[[], None] = Workflow(elsewhere, replace(options, name=workflow))
-    stand_in.__dict__["call"] = _Given(text)
-    registry = Registry()
-    registry.add(stand_in)
-    return registry
-
-
-def checked_input(app: App, workflow: str, values: Sequence[Any], named: dict[str, Any]) -> str:
-    """
-    The input's JSON text, checked and coerced by the workflow's own types.
-
-    Raises:
-        UnknownWorkflow: The app has none of this name.
-        InvalidInput: The input does not fit its parameters.
-    """
-    return app.registry.get(workflow).call.from_json(values, named)
+    made: Workflow[[], None] = Workflow(elsewhere, replace(options, name=workflow))
+    made.__dict__["call"] = _Given(text)
+    return made
 
 
 def raw_input(values: Sequence[Any], named: dict[str, Any]) -> str:
@@ -67,18 +55,26 @@ def raw_input(values: Sequence[Any], named: dict[str, Any]) -> str:
     return canonical_json(named, "The input")
 
 
-def check_known(workflow: str, known: Iterable[str]) -> None:
+def newest_known(workflow: str, version: str | None, workers: Iterable[WorkerInfo]) -> str:
     """
-    Refuse a workflow that no worker has ever had.
+    The version of a workflow to start: the one asked for, or the newest that workers have, live ones first.
 
     Raises:
-        InvalidOption: None of the known workflows has this name.
+        InvalidOption: No worker has ever had it.
     """
-    names = sorted(set(known))
-    if workflow not in names:
-        option = "workflow"
-        problem = (
-            f"no worker of this database has ever had one named {workflow!r} (known: {', '.join(names) or 'none'}). "
-            "Start a worker that has it, or name the app that defines it: --app module:app"
-        )
-        raise InvalidOption(option, problem)
+    alive, others = set[str](), set[str]()
+    for worker in workers:
+        (alive if worker.state == "alive" else others).update(worker.workflows)
+    for names in (alive, others):
+        found = [unpin(name)[1] for name in names if unpin(name)[0] == workflow]
+        if version is None and found:
+            return max(found, key=recency)
+        if version is not None and version in found:
+            return version
+    known = sorted(alive | others)
+    option = "workflow"
+    problem = (
+        f"no worker of this database has ever had one named {pin(workflow, version or '')!r} (known: "
+        f"{', '.join(known) or 'none'}). Start a worker that has it, or name the app that defines it: --app module:app"
+    )
+    raise InvalidOption(option, problem)

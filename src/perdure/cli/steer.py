@@ -120,6 +120,25 @@ async def rerun(
         await _tell(session, app, run_id, "To be run again.")
 
 
+@command(group, "move")
+async def move(
+    session: Session,
+    run_ids: Annotated[list[str], typer.Argument(metavar="RUN...", help="The runs' ids.")],
+    *,
+    to: Annotated[str, typer.Option("--to", metavar="VERSION", help="The version; '' for the code without one.")],
+) -> None:
+    """
+    Let runs go on with the code of another version of their workflow.
+
+    The app named by --app, or a live worker, must have that version. A run that a worker drives just now is to be
+    paused before. Ends at the first run that cannot be moved.
+    """
+    async with session.connected() as app:
+        for run_id in run_ids:
+            await app.move_version(run_id, to)
+            await _tell(session, app, run_id, f"Moved to version {to!r}.")
+
+
 @command(group, "signal")
 async def signal(
     session: Session,

@@ -7,11 +7,15 @@ import os
 import sys
 from typing import Any
 
-from perdure.app import App, sqlite_path
+from perdure.app import App
 from perdure.errors import InvalidOption, StoreUnavailable
+from perdure.store.choose import in_memory, is_new, shown
 
 DEFAULT_FILE = "perdure.db"
-_HOW = "write --url sqlite:///file.db, set PERDURE_URL, or name the app that knows it: --app module:app"
+_HOW = (
+    "write --url sqlite:///file.db or --url postgresql://…, set PERDURE_URL, or name the app that knows it: "
+    "--app module:app"
+)
 
 
 def database_url(url: str | None, app: App | None) -> str:
@@ -27,16 +31,10 @@ def database_url(url: str | None, app: App | None) -> str:
     if found is None:
         option = "--url"
         raise InvalidOption(option, f"no database was named, and there is no {DEFAULT_FILE} in this folder; {_HOW}")
-    if sqlite_path(found) == ":memory:":
+    if in_memory(found):
         option = "--url"
         raise InvalidOption(option, f"{found!r} is in memory, where other processes cannot reach it; {_HOW}")
     return found
-
-
-def is_new(url: str) -> bool:
-    """Whether nothing has been stored there yet, so that making the database cannot spoil anything."""
-    path = sqlite_path(url)
-    return not os.path.exists(path) or os.path.getsize(path) == 0  # noqa: PTH110, PTH202 - as above
 
 
 def check_there(url: str) -> None:
@@ -48,8 +46,8 @@ def check_there(url: str) -> None:
     """
     if is_new(url):
         problem = (
-            f"There is no database {sqlite_path(url)}. Check the name; `perdure db migrate` makes a new one, and so "
-            "does `perdure worker`."
+            f"There is no database {shown(url).removeprefix('sqlite:///')}. Check the name; `perdure db migrate` makes "
+            "a new one, and so does `perdure worker`."
         )
         raise StoreUnavailable(problem)
 

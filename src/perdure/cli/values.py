@@ -3,35 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from perdure.clock import Clock, from_datetime, micros
+from perdure.clock import PART, PLAIN, Clock, from_datetime, micros
+from perdure.clock import duration as duration  # noqa: PLC0414 - it is what people type, too
 from perdure.errors import InvalidOption
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)", re.ASCII)
-_PLAIN = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
-
-
-def duration(text: str, option: str) -> timedelta:
-    """
-    Read a duration: 30 and 30s are seconds, 250ms, 5m, 2h, 7d and 1w are what they say, 1h30m is their sum.
-
-    Raises:
-        InvalidOption: It is none, or longer than 100 years.
-    """
-    parts = _PART.findall(text)
-    if _PLAIN.fullmatch(text):
-        seconds = float(text)
-    elif parts and "".join(number + unit for number, unit in parts) == text:
-        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    else:
-        raise InvalidOption(option, f"{text!r} is no duration; write 30, 30s, 250ms, 5m, 2h, 7d or 1h30m")
-    return timedelta(microseconds=micros(seconds, option))
 
 
 def moment(text: str, option: str, clock: Clock) -> int:
@@ -44,12 +23,12 @@ def moment(text: str, option: str, clock: Clock) -> int:
     Raises:
         InvalidOption: It is none of these.
     """
-    if _PLAIN.fullmatch(text) is None:
+    if PLAIN.fullmatch(text) is None:
         try:
             return from_datetime(datetime.fromisoformat(text).astimezone(), option)
         except (ValueError, OverflowError):
             pass
-        if _PART.match(text):
+        if PART.match(text):
             return clock.now() - micros(duration(text, option), option)
     problem = f"{text!r} is no time; write 2026-08-01, 2026-08-01T09:30, or for a time ago 30s, 5m, 2h or 7d"
     raise InvalidOption(option, problem)

@@ -7,7 +7,9 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -15,17 +17,37 @@ from rich.table import Column
 
 from perdure.app import App
 from perdure.cli.command import Session, Url
-from perdure.cli.logs import Level, configure
+from perdure.cli.logs import Format, Level, configure
+from perdure.cli.metrics import with_metrics
 from perdure.cli.output import Output, in_words, when
+from perdure.cli.supervise import Supervisor, orphaned, worker_command
 from perdure.cli.target import database_url, load_app
 from perdure.cli.values import duration
 from perdure.client.view import WorkerInfo
-from perdure.clock import SystemClock, to_datetime
+from perdure.clock import to_datetime
+from perdure.errors import InvalidOption
+from perdure.store.choose import is_postgres, shown, sqlite_path
+from perdure.worker.options import WorkerOptions
 from perdure.worker.stop import StopSignals
+from perdure.worker.worker import Worker
 
 LEAVE_S = 2.0
 """How long, once it has drained, the process waits for threads of its app that do not end."""
 log = logging.getLogger("perdure.cli")
+Concurrency = Annotated[
+    int | None, typer.Option(envvar="PERDURE_CONCURRENCY", help="Runs that each process drives at a time.")
+]
+Threads = Annotated[
+    int | None, typer.Option(envvar="PERDURE_THREADS", help="Threads for steps that are plain functions.")
+]
+RetentionOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PERDURE_RETENTION", metavar="SPAN", help="Remove runs that ended longer ago; never: keep all."
+    ),
+]
+_PORT_HELP = "Expose metrics for Prometheus here; of several processes, each has the next port."
+MetricsPort = Annotated[int | None, typer.Option(envvar="PERDURE_METRICS_PORT", min=0, max=65_535, help=_PORT_HELP)]
 
 
 def work(
@@ -35,21 +57,25 @@ def work(
     ],
     *,
     url: Url = None,
-    concurrency: Annotated[
-        int | None, typer.Option(envvar="PERDURE_CONCURRENCY", help="Runs that it drives at a time.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(envvar="PERDURE_THREADS", help="Threads for steps that are plain functions.")
-    ] = None,
+    processes: Annotated[
+        int, typer.Option(envvar="PERDURE_PROCESSES", min=1, help="Worker processes; more than one are supervised.")
+    ] = 1,
+    concurrency: Concurrency = None,
+    threads: Threads = None,
     lease: Annotated[
         str | None, typer.Option(envvar="PERDURE_LEASE", metavar="SPAN", help="How long it counts as alive unheard.")
     ] = None,
     drain: Annotated[
         str | None, typer.Option(metavar="SPAN", help="How long running steps may take when it is told to stop.")
     ] = None,
-    worker_id: Annotated[str, typer.Option("--id", help="Its identity; made up when left out.")] = "",
+    worker_id: Annotated[
+        str, typer.Option("--id", help="Its identity, made up when left out; of several processes, its beginning.")
+    ] = "",
     log_level: Annotated[Level, typer.Option(help="Least important log lines to print.")] = Level.INFO,
-    log_json: Annotated[bool, typer.Option("--log-json", help="Log lines as JSON objects.")] = False,
+    log_format: Annotated[Format, typer.Option(help="Log lines for people, or as JSON objects.")] = Format.TEXT,
+    retention: RetentionOption = None,
+    metrics_port: MetricsPort = None,
+    process: Annotated[str, typer.Option(hidden=True, help="The name of a supervised process.")] = "",
 ) -> None:
     """
     Drive runs until SIGTERM or Ctrl-C.
@@ -57,28 +83,67 @@ def work(
     At the first signal it takes no more runs, lets running steps end or gives them up when --drain is over, gives
     all runs back and leaves. At the second it stops at once; others run again what was running. Options that are
     left out are the app's own. Log lines go to standard error.
+
+    With --processes, each is an interpreter of its own that is started again when it dies, and signals are passed
+    on to all of them.
     """
-    configure(log_level, as_json=log_json)
+    here: list[Worker] = []
+    configure(log_level, log_format, lambda: here[0].id if here else "", process=process)
+    if processes > 1:
+        if url is not None:
+            os.environ["PERDURE_URL"] = url  # not in their command lines, which everybody on the machine can read
+        shared = {
+            "--concurrency": concurrency, "--threads": threads, "--lease": lease, "--drain": drain,
+            "--log-level": log_level.value, "--log-format": log_format.value, "--retention": retention,
+        }  # fmt: skip
+        flags = ["--json"] if session.out.as_json else []
+
+        def command(number: int) -> list[str]:
+            own = f"{worker_id}-{number}" if worker_id else None
+            port = metrics_port + number - 1 if metrics_port else metrics_port
+            return worker_command(app, str(number), {**shared, "--id": own, "--metrics-port": port}, flags)
+
+        raise typer.Exit(asyncio.run(_supervise(session.out, command, processes)))
     named = load_app(app, "APP")
-    given: dict[str, Any] = {
-        "concurrency": concurrency,
-        "threads": threads,
-        "lease": None if lease is None else duration(lease, "--lease"),
-        "drain": None if drain is None else duration(drain, "--drain"),
-        "id": worker_id or None,
-    }
-    options = replace(named.worker_options, **{name: value for name, value in given.items() if value is not None})
+    spans = {"lease": lease, "drain": drain, "retention": retention}
+    options = _changed(named.worker_options, spans, concurrency=concurrency, threads=threads, id=worker_id or None)
     database = database_url(url, named)
+    if process and not is_postgres(database) and sqlite_path(database) == ":memory:":
+        option = "--processes"
+        raise InvalidOption(option, f"{database} is in memory, where each process would have a database of its own")
     serving = named.variant(url=database, worker=options)
-    asyncio.run(_serve(session.out, named, serving))
+    if metrics_port is not None:
+        serving = with_metrics(serving, metrics_port)
+    asyncio.run(_serve(session.out, named, serving, process, here))
     _leave_anyway()
 
 
-async def _serve(out: Output, named: App, serving: App) -> None:
-    """Drive runs until a signal comes; calls on the app that the user named go to the one that is open."""
+def _changed(options: WorkerOptions, spans: dict[str, str | None], **given: Any) -> WorkerOptions:
+    """The options with those that were given in place of the app's own."""
+    changed = {name: value for name, value in given.items() if value is not None}
+    for name, text in spans.items():
+        if text is not None:
+            changed[name] = None if (name, text) == ("retention", "never") else duration(text, f"--{name}")
+    return replace(options, **changed)
+
+
+async def _supervise(out: Output, command: Callable[[int], list[str]], count: int) -> int:
+    return await Supervisor(command, count, partial(_say, out)).run()
+
+
+async def _serve(out: Output, named: App, serving: App, process: str, here: list[Worker]) -> None:
+    """
+    Drive runs until a signal comes; calls on the app that the user named go to the one that is open.
+
+    Args:
+        here: Gets the worker, for the log.
+    """
     with StopSignals() as stop:
+        if process:
+            orphaned(partial(stop.tell, "supervisor gone"))
         async with serving:
             with named.lent(serving):
+                here += [serving.worker] if serving.worker else []
                 _say_ready(out, serving)
                 await stop.told.wait()
                 driven = serving.worker.statistics["driven"] if serving.worker else 0
@@ -94,8 +159,8 @@ def _say_ready(out: Output, app: App) -> None:
     if not names:
         log.warning("the app has no workflows; import the modules that define them where the app is made")
     _say(
-        out, "ready", f"Worker {worker.id} is ready: {', '.join(names)} on {app.url}. Ctrl-C lets it drain.",
-        worker_id=worker.id, pid=os.getpid(), url=app.url, workflows=names,
+        out, "ready", f"Worker {worker.id} is ready: {', '.join(names)} on {shown(app.url)}. Ctrl-C lets it drain.",
+        worker_id=worker.id, pid=os.getpid(), url=shown(app.url), workflows=names,
     )  # fmt: skip
 
 
@@ -131,12 +196,11 @@ async def workers(
 ) -> None:
     """List the workers of a database."""
     async with session.connected() as app:
-        known = await app.client.workers()
+        known, now = await app.client.workers(), app.client.store.clock.now()
     shown = [worker for worker in known if everyone or worker.state == "alive" or worker.owned]
     if session.out.as_json:
         session.out.document({"workers": shown})
         return
-    now = SystemClock().now()
     columns: list[str | Column] = [
         Column("WORKER", overflow="fold"), "STATE", Column("RUNS", justify="right"), "STARTED", "HEARD OF", "WORKFLOWS"
     ]  # fmt: skip

@@ -8,13 +8,13 @@ from typing import Any
 from perdure.codec.payload import Payloads
 from perdure.model.entry import Entry
 from perdure.store.load import load_journal, load_run, resolve
-from perdure.store.sqlite import SqliteStore
+from perdure.store.store import Store
 
 FORMAT = 1
 """Raised when a reader of the former format would misunderstand the document."""
 
 
-async def export_run(store: SqliteStore, payloads: Payloads, run_id: str) -> dict[str, Any]:
+async def export_run(store: Store, payloads: Payloads, run_id: str) -> dict[str, Any]:
     """
     Everything that is stored about one run, as plain data that `json` can write.
 

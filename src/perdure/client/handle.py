@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from perdure.client.view import RunEvent, RunInfo, run_event, run_info
+from perdure.client.view import RunEvent, RunInfo, run_event
 from perdure.codec.failure import decode_error
 from perdure.codec.value import TypeCodec
 from perdure.errors import RunCancelled, RunFailed
@@ -44,7 +44,7 @@ class RunHandle(Generic[R]):
         Raises:
             RunNotFound: There is no run with this id.
         """
-        return run_info(await load_run(self._client.store, self.id))
+        return await self._client.info(self.id)
 
     async def result(self) -> R:
         """

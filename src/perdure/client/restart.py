@@ -15,9 +15,9 @@ from perdure.errors import IllegalMove, RunNotFound
 from perdure.model.entry import RESTARTS, Entry, Kind
 from perdure.model.run import RunRow
 from perdure.model.status import Status
-from perdure.store.load import find_run, resolve
+from perdure.store.load import blobs_in, find_run, resolve
 from perdure.store.operation import Line, Operation
-from perdure.store.sqlite import SqliteStore
+from perdure.store.store import Store
 
 DROPPED = json.dumps("its parent is run again from before its start")
 _CHILD_OUTCOMES = frozenset({Kind.CHILD_COMPLETED, Kind.CHILD_FAILED})
@@ -59,7 +59,7 @@ class Snapshot(NamedTuple):
         return cut_before(self.row.id, self.history, before)
 
 
-async def snapshot(store: SqliteStore, run_id: str) -> Snapshot:
+async def snapshot(store: Store, run_id: str) -> Snapshot:
     """
     Read a run and its journal as they were at one moment.
 
@@ -76,7 +76,7 @@ async def snapshot(store: SqliteStore, run_id: str) -> Snapshot:
     raise RunNotFound(run_id)
 
 
-async def rerun_of(store: SqliteStore, source: Snapshot, before: str | None, now: int) -> Operation:
+async def rerun_of(store: Store, source: Snapshot, before: str | None, now: int) -> Operation:
     """
     The operation that makes a run that nobody owns a new generation of itself.
 
@@ -104,7 +104,7 @@ async def rerun_of(store: SqliteStore, source: Snapshot, before: str | None, now
     return guarded([guard], lines, changed=(row.number,))
 
 
-async def _signals_back(store: SqliteStore, row: RunRow, dropped: list[Entry]) -> list[Line]:
+async def _signals_back(store: Store, row: RunRow, dropped: list[Entry]) -> list[Line]:
     """Signals that the dropped entries had received are in the inbox again, in their order and before all others."""
     received = [entry for entry in dropped if entry.kind == Kind.SIGNAL_RECEIVED]
     if not received:
@@ -119,7 +119,7 @@ async def _signals_back(store: SqliteStore, row: RunRow, dropped: list[Entry]) -
     return lines
 
 
-async def _children_again(store: SqliteStore, row: RunRow, history: list[Entry], keep: int, now: int) -> list[Line]:
+async def _children_again(store: Store, row: RunRow, history: list[Entry], keep: int, now: int) -> list[Line]:
     """
     What becomes of the children of a run that is run again.
 
@@ -146,7 +146,7 @@ async def _children_again(store: SqliteStore, row: RunRow, history: list[Entry],
     return lines
 
 
-async def fork_of(store: SqliteStore, source: Snapshot, before: str | None, fork_id: str, now: int) -> Operation:
+async def fork_of(store: Store, source: Snapshot, before: str | None, fork_id: str, now: int) -> Operation:
     """
     The operation that inserts a fork, with its history and the children that it needs.
 
@@ -170,6 +170,8 @@ async def fork_of(store: SqliteStore, source: Snapshot, before: str | None, fork
         (fork_id, row.workflow, Status.QUEUED.value, None, 0, now, row.input, row.seed, now, None, deadline,
          f"{row.id}@{keep}"),
     ))  # fmt: skip
+    if row.queue is not None:
+        fork.lines.append(("enter_queue", (fork_id, row.queue, row.queue_key, row.priority, row.weight, None)))
     fork.refer(fork_id, row.input)
     await fork.tag(fork_id, row.number)
     ended = {entry.key for entry in kept if entry.kind in CHILD_ENDS}
@@ -187,7 +189,7 @@ async def fork_of(store: SqliteStore, source: Snapshot, before: str | None, fork
 class _Fork:
     """Collects what a fork inserts."""
 
-    def __init__(self, store: SqliteStore, source: Snapshot, fork_id: str, now: int) -> None:
+    def __init__(self, store: Store, source: Snapshot, fork_id: str, now: int) -> None:
         self.guards: list[Line] = [("guard_there", (source.row.number,)), ("guard_vacant", (fork_id,))]
         self.lines: list[Line] = []
         self._store = store
@@ -204,9 +206,9 @@ class _Fork:
 
     def refer(self, run_id: str, data: str | None) -> None:
         """If this payload is a blob, it stays as long as this run; continue_as_new may have let it go meanwhile."""
-        if data is not None and data.startswith("@"):
-            self.guards.append(("guard_blob", (data[1:],)))
-            self.lines.append(("add_blob_ref", (run_id, data[1:])))
+        for blob in blobs_in(data or ""):
+            self.guards.append(("guard_blob", (blob[1:],)))
+            self.lines.append(("add_blob_ref", (run_id, blob[1:])))
 
     async def tag(self, run_id: str, number: int) -> None:
         """The run has the tags of the one that it stands for."""
@@ -240,6 +242,9 @@ class _Fork:
         self.lines.append((
             "fork_child", (own, child.workflow, child.input, seed, self._now, deadline, child.detached, self._id),
         ))  # fmt: skip
+        if child.queue is not None:
+            terms = (child.queue, child.queue_key, child.priority, child.weight)
+            self.lines.append(("enter_queue", (own, *terms, None)))
         self.refer(own, child.input)
         await self.tag(own, child.number)
         return entry._replace(data=json.dumps({"id": own, "workflow": child.workflow}))
@@ -250,6 +255,6 @@ def name_in(key: str) -> str:
     return _REPEAT.sub("", key.rpartition("/")[2])
 
 
-async def _child_id(store: SqliteStore, started: Entry) -> str:
+async def _child_id(store: Store, started: Entry) -> str:
     fields: dict[str, Any] = json.loads(await resolve(store, started.data or "{}"))
     return str(fields["id"])

@@ -9,17 +9,19 @@ from typing import Any
 from perdure import ids
 from perdure.client.handle import RunHandle
 from perdure.client.restart import fork_of, guarded, rerun_of, snapshot
+from perdure.client.stuck import known_names
 from perdure.clock import Clock
 from perdure.codec.payload import Payloads
-from perdure.engine.definition import Registry
+from perdure.engine.definition import Registry, Workflow
 from perdure.engine.waits import PAUSE
-from perdure.errors import IllegalMove, RunFinished, StartConflict, StoreBusy
+from perdure.errors import IllegalMove, RunFinished, StartConflict, StoreBusy, UnknownWorkflow
 from perdure.model.entry import Kind
 from perdure.model.run import RunRow
 from perdure.model.status import TERMINAL, Status
+from perdure.model.version import pin, unpin
 from perdure.store.load import find_run
 from perdure.store.operation import Line, Operation, Row
-from perdure.store.sqlite import SqliteStore
+from perdure.store.store import Store
 
 TRIES = 50
 """How often an operation is prepared again because the run has changed meanwhile."""
@@ -33,7 +35,7 @@ class Steering(ABC):
     of two operators at once, the second finds what the first has done.
     """
 
-    store: SqliteStore
+    store: Store
     payloads: Payloads
     _clock: Clock
     _registry: Registry
@@ -43,7 +45,7 @@ class Steering(ABC):
         """A run as it is stored."""
 
     @abstractmethod
-    def handle(self, run_id: str, workflow: str | None = None) -> RunHandle[Any]:
+    def handle(self, run_id: str, workflow: Workflow[..., Any] | str | None = None) -> RunHandle[Any]:
         """A handle on a run."""
 
     async def pause(self, run_id: str, reason: str = "") -> None:
@@ -153,8 +155,7 @@ class Steering(ABC):
             # If it is not taken, the other run may have forgotten its history meanwhile, and what to copy is gone.
             if await self._is_fork(run_id, fork_id, f"{run_id}@{source.cut(before)}", last=last):
                 break
-        known = source.row.workflow in self._registry.names()
-        return self.handle(fork_id, source.row.workflow if known else None)
+        return self.handle(fork_id, self._registry.known(source.row.workflow))
 
     async def _is_fork(self, run_id: str, fork_id: str, origin: str, *, last: bool) -> bool:
         """The same fork once more is the same run; another run under its id is a mistake."""
@@ -192,6 +193,48 @@ class Steering(ABC):
             if row.owner is not None or row.status not in _RERUNNABLE:
                 raise IllegalMove(run_id, row.status, "be run again")
             if await self._apply(await rerun_of(self.store, source, before, self._clock.now())):
+                return
+        raise _changing(run_id)
+
+    async def move_version(self, run_id: str, version: str) -> None:
+        """
+        Let a run that no worker drives go on with the code of another version of its workflow.
+
+        Its journal is replayed by that code from the beginning; where the two do not agree, the run is paused as after
+        any divergence, and can be moved back. Its status, and what it waits for, stay as they are. The run it was
+        moved to is durable, and noted in its journal, when this returns. Moving it where it is changes nothing.
+
+        Args:
+            version: "" for the code without a version.
+
+        Raises:
+            RunNotFound: There is no such run.
+            RunFinished: It has ended.
+            UnknownWorkflow: Neither this app nor a live worker has that version.
+            IllegalMove: A worker drives it just now: pause it first.
+        """
+        for _ in range(TRIES):
+            row = await self.row(run_id)
+            now = self._clock.now()
+            name, before = unpin(row.workflow)
+            target = pin(name, version)
+            if row.finished:
+                raise RunFinished(run_id, row.status)
+            if target == row.workflow:
+                return
+            known = {*self._registry.names(), *await known_names(self.store, now)}
+            if target not in known:
+                raise UnknownWorkflow(target, sorted(known))
+            if row.owner is not None:
+                raise IllegalMove(
+                    run_id, row.status, "be moved to another version (a worker drives it; pause it first)"
+                )
+            note = json.dumps({"from": before, "to": version})
+            lines: list[Line] = [
+                ("move_version", (run_id, row.epoch, target)),
+                ("note", (run_id, row.epoch + 1, Kind.MOVED.value, self.payloads.seal(note, "A move"), now)),
+            ]
+            if await self._apply(guarded([_unchanged(row)], lines, changed=(row.number,))):
                 return
         raise _changing(run_id)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -11,28 +10,17 @@ from perdure.clock import Clock, micros
 from perdure.errors import InvalidOption
 from perdure.model.check import check_number
 from perdure.model.status import TERMINAL, Status
-from perdure.store.operation import Operation
-from perdure.store.sqlite import SqliteStore
+from perdure.store.prune import prune_rest, prune_some
+from perdure.store.store import Store
 
 if TYPE_CHECKING:
     from perdure.model.finding import Finding
-
-_DROPS = (
-    "drop_journal",
-    "drop_inbox",
-    "drop_keyed",
-    "drop_tags",
-    "drop_blobs",
-    "drop_blob_refs",
-    "drop_runs",
-    "clear_doomed",
-)
 
 
 class Upkeep:
     """The part of the client that looks after the database."""
 
-    store: SqliteStore
+    store: Store
     _clock: Clock
 
     async def prune(
@@ -64,23 +52,23 @@ class Upkeep:
         before = self._clock.now() - micros(older_than, "older_than")
         ends = {Status(status) for status in statuses}
         _check_prune(ends, trees, most)
-        names = json.dumps(sorted(ends))
         removed = 0
         while most is None or removed < most:
             now = trees if most is None else min(trees, most - removed)
-            operation = Operation([("forget_workers", (before,)), ("doom", (before, names, now))])
-            for statement in _DROPS:
-                operation.add(statement)
-            rows = await self.store.apply(operation)
-            removed += len(rows)
-            if not rows:
+            count = await prune_some(self.store, before, ends, now)
+            removed += count
+            if not count:
                 break
-        while await self.store.apply(Operation([("drop_orphans", (trees,))])):
-            pass
+        await prune_rest(self.store, self._clock.now(), trees)
         return removed
 
+    async def size(self) -> int:
+        """How many bytes the database's tables and indexes take."""
+        ((found,),) = await self.store.rows("file_size")
+        return int(found)
+
     async def backup(self, target: str) -> int:
-        """See `SqliteStore.backup`: copies the database while it is in use; returns its size in bytes."""
+        """See `Store.backup`: copies the database while it is in use; returns its size in bytes."""
         return await self.store.backup(target)
 
     async def doctor(self) -> list[Finding]:

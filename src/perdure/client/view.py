@@ -13,6 +13,7 @@ from perdure.codec.value import codec_for
 from perdure.model.entry import Entry, Kind
 from perdure.model.run import RunRow, WorkerRow
 from perdure.model.status import Status
+from perdure.model.version import unpin
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +22,24 @@ class RunInfo:
     A run at one moment.
 
     Attributes:
+        version: Of the workflow, which it stays with; "" for none.
         number: Its number in the database; lists are ordered and continued by it.
         generation: 1, and one more with each rerun.
         due_at: When a worker should go on with it; None while one does, and while it waits for others.
         waiting_for: Topics whose messages make it due, such as "signal:approval" and "child:order-7/bill".
         reason: Why it is paused: {"code", "message", "at", "seq"}, the time as a datetime.
         parent, root: Numbers of the run that started it and of the first of its tree.
+        stuck: Why nobody goes on with it, although it is due: no live worker has its workflow or its version, or none
+            is alive. Empty otherwise.
         takeovers: Times in a row that its worker died without progress of the run.
+        queue: The queue that it goes through, with its key and priority there; None for none.
+        in_line: Whether it stands in the queue's line: `Client.why` says what it waits for.
     """
 
     id: str
     number: int
     workflow: str
+    version: str
     status: Status
     generation: int
     owner: int | None
@@ -47,6 +54,11 @@ class RunInfo:
     reason: dict[str, Any] | None
     takeovers: int
     forked_from: str | None
+    queue: str | None
+    queue_key: str
+    priority: int
+    in_line: bool
+    stuck: str = ""
 
     @property
     def finished(self) -> bool:
@@ -55,11 +67,13 @@ class RunInfo:
 
 
 def run_info(row: RunRow) -> RunInfo:
-    """A stored run for callers."""
+    """A stored run for callers; whether it is stuck, `run_infos` finds out."""
+    name, version = unpin(row.workflow)
     return RunInfo(
         id=row.id,
         number=row.number,
-        workflow=row.workflow,
+        workflow=name,
+        version=version,
         status=Status(row.status),
         generation=row.generation,
         owner=row.owner,
@@ -74,6 +88,10 @@ def run_info(row: RunRow) -> RunInfo:
         reason=_told(json.loads(row.reason)) if row.reason else None,
         takeovers=row.takeovers,
         forked_from=row.forked_from,
+        queue=row.queue,
+        queue_key=row.queue_key,
+        priority=row.priority,
+        in_line=row.rank is not None,
     )
 
 
@@ -129,6 +147,7 @@ class WorkerInfo:
     A worker process.
 
     Attributes:
+        workflows: What it drives: names, with "@" and the version where there is one.
         state: "alive", "left" or "dead".
         owned: Runs that it owns.
     """

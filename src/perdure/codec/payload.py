@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from base64 import b64decode, b64encode
-from typing import Protocol
+from typing import Any, Protocol
 
 from perdure.errors import InvalidOption, NotSerializable, PayloadTooLarge, StoreCorrupt
 from perdure.model.check import check_number
 from perdure.model.limits import Limits
 
 _SEALED = "~"  # JSON text never begins with it, so one database may hold sealed and plain payloads
+_BATCH = "+"  # nor with this: an array of the stored texts that a batch has gathered
 
 
 class Codec(Protocol):
@@ -107,6 +109,18 @@ class Payloads:
             raise NotSerializable(what, problem) from error
         return f"{_SEALED}{self.codec.name}:{b64encode(sealed).decode()}"
 
+    def _joined(self, text: str) -> str:
+        """The inputs that a batch has gathered as one: the same parameters, with their lists one behind the other."""
+        whole: dict[str, list[Any]] = {}
+        try:
+            for item in json.loads(text[1:]):
+                for parameter, values in json.loads(self.open(item)).items():
+                    whole.setdefault(parameter, []).extend(values)
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            problem = f"What a batch has gathered cannot be read: {type(error).__name__}: {error}"
+            raise StoreCorrupt(problem) from error
+        return json.dumps(whole, ensure_ascii=False)
+
     def open(self, text: str) -> str:
         """
         Give back the JSON text of a stored text, sealed or plain.
@@ -115,7 +129,7 @@ class Payloads:
             StoreCorrupt: It was sealed by another codec than this app's, or this one cannot read it.
         """
         if not text.startswith(_SEALED):
-            return text
+            return self._joined(text) if text.startswith(_BATCH) else text
         name, _, sealed = text[1:].partition(":")
         if self.codec is None or name != self.codec.name:
             mine = f"has {self.codec.name!r}" if self.codec else "has none"

@@ -16,6 +16,7 @@ from perdure.model.run import Claimed
 
 if TYPE_CHECKING:
     from perdure.engine.host import Host
+    from perdure.engine.observer import Observer
 
 T = TypeVar("T")
 Ended = Callable[["Attempt", str, Any, BaseException | None], None]
@@ -28,6 +29,7 @@ class Attempt:
     Args:
         ended: Called on the loop with the sealed result and its decoded form, or with the error.
         tell: Calls what it is given, at once or soon, in the worker's own context.
+        context: What the body runs in; a copy of the present one when left out.
 
     Attributes:
         over: Its outcome no longer counts: it has timed out or was cancelled.
@@ -35,7 +37,15 @@ class Attempt:
 
     __slots__ = ("_ended", "_host", "_run", "_task", "_tell", "_timer", "over", "request", "started_at")
 
-    def __init__(self, host: Host, run: Claimed, request: StepRequest, ended: Ended, tell: Callable[..., None]) -> None:
+    def __init__(  # noqa: PLR0917 - one per part; made for every step, and keywords take time
+        self,
+        host: Host,
+        run: Claimed,
+        request: StepRequest,
+        ended: Ended,
+        tell: Callable[..., None],
+        context: contextvars.Context | None = None,
+    ) -> None:
         self.request = request
         self.started_at = host.clock.now()
         self.over = False
@@ -44,7 +54,7 @@ class Attempt:
         self._ended = ended
         self._tell = tell
         self._timer: asyncio.TimerHandle | None = None
-        self._task = asyncio.Task(self._body(), loop=host.loop, name=request.key)
+        self._task = asyncio.Task(self._body(), loop=host.loop, name=request.key, context=context)
         if request.step.limited:
             at, error = self._limit()
             self._timer = host.loop.call_later(max(0, at - self.started_at) / SECOND, self._expire, error)
@@ -54,12 +64,12 @@ class Attempt:
         """What the body may know about itself."""
         return StepInfo(self._run.id, self._run.workflow, self.request.key, self.request.attempt)
 
-    def cancel(self) -> None:
-        """Stop it: its outcome does not matter any more."""
-        self._close()
+    def cancel(self, error: BaseException | None = None) -> None:
+        """Stop it: its outcome does not matter any more, or is this error."""
+        self._close(error or asyncio.CancelledError())
         self._task.cancel()
 
-    def _close(self) -> None:
+    def _close(self, _error: BaseException | None) -> None:
         self.over = True
         if self._timer:
             self._timer.cancel()
@@ -80,7 +90,7 @@ class Attempt:
 
     def _expire(self, error: StepTimedOut) -> None:
         if not self.over:
-            self.cancel()
+            self.cancel(error)
             self._ended(self, "", None, error)
 
     async def _body(self) -> None:
@@ -117,8 +127,35 @@ class Attempt:
 
     def _finish(self, text: str, decoded: Any, error: BaseException | None) -> None:
         if not self.over:
-            self._close()
+            self._close(error)
             self._ended(self, text, decoded, error)
+
+
+class ObservedAttempt(Attempt):
+    """An attempt that an observer is told of."""
+
+    __slots__ = ("_observer",)
+
+    def __init__(self, host: Host, run: Claimed, request: StepRequest, ended: Ended, tell: Callable[..., None]) -> None:
+        assert host.observer is not None  # noqa: S101 - chosen for this
+        self._observer = host.observer
+        context = contextvars.copy_context()
+        context.run(self._observer.attempt_begins, run, request, host.clock.now())
+        super().__init__(host, run, request, ended, tell, context)
+
+    def _close(self, error: BaseException | None) -> None:
+        if not self.over:
+            tell_end(self._observer, self._run, self.request, error, self.started_at, self._host.clock.now())
+        super()._close(error)
+
+
+def tell_end(  # noqa: PLR0917 - what there is to tell
+    observer: Observer, run: Claimed, request: StepRequest, error: BaseException | None, begun: int, now: int
+) -> None:
+    """Tell of the end of an attempt, and of its step where that follows; after an error it may be tried again."""
+    observer.attempt_ended(run, request, error, begun, now)
+    if error is None or isinstance(error, asyncio.CancelledError):
+        observer.step_ended(run, request, error, now)
 
 
 def plain_call(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Generic, Protocol, TypedDict, TypeVar
+from typing import Any, Generic, Protocol, TypedDict, TypeVar
 
-from perdure.engine.definition import Workflow
-from perdure.engine.machine import Machine
+from perdure import ids
+from perdure.clock import micros
+from perdure.engine.definition import Registry, Workflow
+from perdure.engine.machine import ChildStart, Machine
+from perdure.engine.request import ChildRequest
+from perdure.model.entry import Kind
+from perdure.model.queue import Queue
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -24,6 +30,10 @@ class ChildOptions(TypedDict, total=False):
     tags: Iterable[str]
     timeout: float | timedelta | None
     detached: bool
+    queue: str | Queue | None
+    key: str
+    priority: int
+    version: str | None
 
 
 class Takes0(Protocol[R_co]):
@@ -80,3 +90,58 @@ class Child(Generic[R]):
         text = await (self._end if self.bound else asyncio.shield(self._end))
         result: R = self._workflow.call.returns.decode(text, f"The result of child run {self.id!r}")
         return result
+
+
+def begin_child(
+    machine: Machine,
+    registry: Registry,
+    workflow: object,
+    args: tuple[Any, ...],
+    *,
+    version: str | None,
+    id: str | None,
+    tags: Iterable[str],
+    timeout: float | timedelta | None,
+    detached: bool,
+    terms: tuple[str | Queue | None, str, int],
+) -> Child[Any]:
+    """Ask for a child, which is inserted with the next commit; see `Context.start`."""
+    machine.check()
+    definition = registry.pick(workflow, version)
+    place = machine.key(definition.name)
+    coming = machine.coming
+    if coming is not None and (coming.kind, coming.key) == (Kind.CHILD_STARTED, place) and coming.data:
+        # A newer version may be there by now; the child has the one that was the newest then.
+        definition = registry.known(json.loads(coming.data)["workflow"]) or definition
+    run = machine.run
+    child_id = ids.child_run_id(run.id, run.generation, place) if id is None else ids.check_id("run id", id)
+    limit = timeout if timeout is not None else definition.settings.timeout
+    # Made before the start is noted, on replay too: input that is refused must leave no entry.
+    start = ChildStart(
+        place,
+        child_id,
+        definition.stored_as,
+        machine.payloads.seal(definition.call.encode(args, {}), f"The input of {definition.name}"),
+        None if limit is None else machine.now() + micros(limit, "timeout"),
+        detached,
+        ids.check_tags(tags),
+        id is not None,
+        definition.terms(*terms),
+    )
+    data = json.dumps({"id": child_id, "workflow": definition.stored_as})
+    recorded = machine.note(Kind.CHILD_STARTED, place, data)
+    if recorded is None:
+        machine.children.append(start)
+    else:
+        child_id = json.loads(recorded.data or data)["id"]
+    return Child(machine, place, child_id, definition)
+
+
+def doubtful(machine: Machine) -> list[ChildStart]:
+    """After a replay: awaited children with chosen ids, which may be others', or have ended before and untold."""
+    own, new = f"{machine.run.id}/", {child.child_id for child in machine.children}
+    return [
+        ChildStart(request.key, request.child_id, request.workflow, "", None, detached=False, tags=(), chosen=True)
+        for request in machine.wanted.values()
+        if isinstance(request, ChildRequest) and request.child_id not in new and not request.child_id.startswith(own)
+    ]

@@ -14,17 +14,18 @@ from perdure import ids
 from perdure.clock import SECOND, from_datetime, micros, to_datetime
 from perdure.codec.canonical import fingerprint
 from perdure.codec.value import codec_for
-from perdure.engine.child import Child, ChildOptions, Takes0, Takes1, Takes2, Takes3
+from perdure.engine.child import Child, ChildOptions, Takes0, Takes1, Takes2, Takes3, begin_child
 from perdure.engine.combine import MapResult, map_items, race
 from perdure.engine.current import current_step
 from perdure.engine.definition import Registry, Step, StepOptions, Workflow
 from perdure.engine.loop import Branch, RunTask
-from perdure.engine.machine import MISSING, TIMED_OUT, ChildStart, Machine
+from perdure.engine.machine import MISSING, TIMED_OUT, Machine
 from perdure.engine.request import ReceiveRequest, StepRequest, TimerRequest
 from perdure.engine.runlog import RunLogger
 from perdure.errors import ContinueAsNew, InvalidOption, NotInWorkflow, ReceiveTimedOut
 from perdure.ids import Random
 from perdure.model.entry import Kind
+from perdure.model.queue import Queue
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -281,6 +282,10 @@ class Context:
         tags: Iterable[str] = (),
         timeout: float | timedelta | None = None,
         detached: bool = False,
+        queue: str | Queue | None = None,
+        key: str = "",
+        priority: int = 0,
+        version: str | None = None,
     ) -> Child[Any]:
         """
         Start a child run; it begins when this run's next commit is durable.
@@ -293,32 +298,12 @@ class Context:
             tags: To find it by.
             timeout: Seconds or timedelta from now to the child's deadline.
             detached: Let it go on when this run fails or is cancelled; otherwise it is cancelled then.
+            queue, key, priority, version: As for `Client.start`.
         """
-        machine = self._machine
-        machine.check()
-        definition = self._registry.get(workflow)
-        key = machine.key(definition.name)
-        run = machine.run
-        child_id = ids.child_run_id(run.id, run.generation, key) if id is None else ids.check_id("run id", id)
-        limit = timeout if timeout is not None else definition.settings.timeout
-        # Made before the start is noted, on replay too: input that is refused must leave no entry.
-        start = ChildStart(
-            key,
-            child_id,
-            definition.name,
-            machine.payloads.seal(definition.call.encode(args, {}), f"The input of {definition.name}"),
-            None if limit is None else machine.now() + micros(limit, "timeout"),
-            detached,
-            ids.check_tags(tags),
-            id is not None,
-        )
-        data = json.dumps({"id": child_id, "workflow": definition.name})
-        recorded = machine.note(Kind.CHILD_STARTED, key, data)
-        if recorded is None:
-            machine.children.append(start)
-        else:
-            child_id = json.loads(recorded.data or data)["id"]
-        return Child(machine, key, child_id, definition)
+        return begin_child(
+            self._machine, self._registry, workflow, args, version=version, id=id, tags=tags, timeout=timeout,
+            detached=detached, terms=(queue, key, priority),
+        )  # fmt: skip
 
     # ------------------------------------------------------------------------------------ telling
     async def emit(self, name: str, data: Any = None) -> None:

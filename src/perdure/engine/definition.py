@@ -17,7 +17,9 @@ from perdure.codec.value import TypeCodec
 from perdure.engine.loop import PrivateLoop
 from perdure.errors import BlockingCall, DuplicateName, InvalidOption, UnknownWorkflow
 from perdure.ids import check_name
+from perdure.model.queue import Queue, Terms, name_of
 from perdure.model.retry import NO_RETRY, Retry
+from perdure.model.version import check_version, check_workflow_name, pin, recency
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -150,17 +152,24 @@ class WorkflowOptions:
 
     Attributes:
         name: What it is registered as; the function's name when empty.
+        version: Tells it from other versions of the same name, which the app may have beside it; "" for none. A run
+            stays with the version that it began with.
         timeout: Seconds or timedelta from the start to the end of a run; None for no deadline.
         grace: How long the clean-up after a cancellation or the deadline may take.
+        queue: The queue that its runs go through unless their start says otherwise.
     """
 
     name: str = ""
+    version: str = ""
     timeout: float | timedelta | None = None
     grace: float | timedelta = field(default=30.0)
+    queue: str | Queue = ""
 
     def __post_init__(self) -> None:
         if self.name:
-            check_name("workflow name", self.name)
+            check_workflow_name(check_name("workflow name", self.name))
+        if self.version != "":
+            check_version(self.version)
         if self.timeout is not None and micros(self.timeout, "timeout") == 0:
             option = "timeout"
             raise InvalidOption(option, "it must be more than 0")
@@ -172,6 +181,10 @@ class Workflow(Generic[P, R]):
     A registered workflow function. Called as such it is just the function, context first.
 
     P are its parameters behind the context, R what a run returns.
+
+    Attributes:
+        version: "" for none.
+        stored_as: What its runs are stored under, and workers know it by: name and version.
     """
 
     def __init__(self, fn: Callable[..., Any], options: WorkflowOptions) -> None:
@@ -189,6 +202,8 @@ class Workflow(Generic[P, R]):
         self.fn = fn
         self.settings = options
         self.name = options.name or check_name("workflow name", fn.__name__)
+        self.version = options.version
+        self.stored_as = pin(self.name, self.version)
         self.is_async = inspect.iscoroutinefunction(fn)
 
     @cached_property
@@ -205,20 +220,27 @@ class Workflow(Generic[P, R]):
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        return f"<workflow {self.name}>"
+        return f"<workflow {self.stored_as}>"
+
+    def terms(self, queue: str | Queue | None, key: str = "", priority: int = 0, weight: int = 1) -> Terms:
+        """On what terms a run goes through a queue: the one given, else the workflow's own, unless it is ""."""
+        return Terms(name_of(self.settings.queue if queue is None else queue), key, priority, weight)
 
 
 class Registry:
     """
-    The workflows of one app, by name.
+    The workflows of one app, by name and version.
 
     Attributes:
         stand_in: For tests: gives the step that is run in a step's place.
+        queues: The queues that the app declares, by name.
     """
 
     def __init__(self) -> None:
         self.stand_in: Callable[[Step[..., Any]], Step[..., Any]] | None = None
+        self.queues: dict[str, Queue] = {}
         self._workflows: dict[str, Workflow[..., Any]] = {}
+        self._newest: dict[str, Workflow[..., Any]] = {}
         self._listeners: list[Callable[[], None]] = []
         self._steps: weakref.WeakKeyDictionary[Callable[..., Any], Step[..., Any]] = weakref.WeakKeyDictionary()
 
@@ -239,12 +261,15 @@ class Registry:
         Register a workflow.
 
         Raises:
-            DuplicateName: Another one has its name.
+            DuplicateName: Another one has its name and version.
         """
-        if workflow.name in self._workflows:
+        if workflow.stored_as in self._workflows:
             what = "workflow"
-            raise DuplicateName(what, workflow.name)
-        self._workflows[workflow.name] = workflow
+            raise DuplicateName(what, workflow.stored_as)
+        self._workflows[workflow.stored_as] = workflow
+        newest = self._newest.setdefault(workflow.name, workflow)
+        if recency(workflow.version) > recency(newest.version):
+            self._newest[workflow.name] = workflow
         for tell in tuple(self._listeners):
             tell()
 
@@ -260,20 +285,56 @@ class Registry:
 
     def get(self, workflow: object) -> Workflow[..., Any]:
         """
-        The registered workflow.
+        One registered version of a workflow.
 
         Args:
-            workflow: Its name, or what the decorator returned.
+            workflow: What its runs are stored under, or what the decorator returned.
 
         Raises:
             UnknownWorkflow: None is registered here under that name.
         """
-        name = workflow.name if isinstance(workflow, Workflow) else workflow
+        name = workflow.stored_as if isinstance(workflow, Workflow) else workflow
         found = self._workflows.get(name) if isinstance(name, str) else None
         if found is None:
             raise UnknownWorkflow(str(name), self.names())
         return found
 
+    def known(self, stored: str) -> Workflow[..., Any] | None:
+        """What is registered here under this stored name, if anything is."""
+        return self._workflows.get(stored)
+
+    def pick(self, workflow: object, version: str | None = None) -> Workflow[..., Any]:
+        """
+        The version that a new run begins with.
+
+        Args:
+            workflow: A name, which means the newest version; or what the decorator returned, which means that one.
+            version: Another one; "" for the one without a version.
+
+        Raises:
+            UnknownWorkflow: It is not registered here.
+        """
+        if version is not None:
+            name = workflow.name if isinstance(workflow, Workflow) else workflow
+            return self.get(pin(str(name), version))
+        newest = self._newest.get(workflow) if isinstance(workflow, str) else None
+        return newest or self.get(workflow)
+
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """All that runs may be stored under to be driven here, sorted."""
         return sorted(self._workflows)
+
+    def add_queue(self, queue: Queue) -> None:
+        """
+        Declare a queue.
+
+        Raises:
+            DuplicateName: Another one has its name.
+        """
+        if self.queues.setdefault(queue.name, queue) != queue:
+            what = "queue"
+            raise DuplicateName(what, queue.name)
+
+    def queue_names(self) -> set[str]:
+        """The queues that workflows go through by themselves."""
+        return {name for known in self._workflows.values() if (name := name_of(known.settings.queue))}

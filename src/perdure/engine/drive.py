@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+from typing import Any, cast
 
 from perdure.clock import micros
 from perdure.codec.failure import seal_error
 from perdure.engine.alarm import Alarm
 from perdure.engine.attempt import Attempt
+from perdure.engine.child import doubtful
 from perdure.engine.definition import Workflow
 from perdure.engine.ending import Ending, beginning, cancelled, child_end, ending_of
 from perdure.engine.guard import call_each, guarded, seal_reason
@@ -46,11 +47,12 @@ class Driver:
     Attributes:
         state: "driving"; "leaving" while the commit that gives the run up is under way; then "parked" (the
             coroutine stays in memory), or "over".
+        how, error: Why it is no longer driven, as `Observer.left` has it.
     """
 
     __slots__ = (
         "_alarm", "_checking", "_deferred", "_exclusive", "_grace", "_pausing", "_releasing", "_steps",
-        "_then", "_waits", "_writer", "host", "machine", "run", "state", "workflow",
+        "_waits", "_writer", "error", "host", "how", "machine", "run", "state", "workflow",
     )  # fmt: skip
 
     def __init__(self, host: Host, run: Claimed, workflow: Workflow[..., Any], journal: list[Entry]) -> None:
@@ -77,23 +79,25 @@ class Driver:
         self._checking = 0
         self._pausing: Message | None = None
         self._releasing = False
-        self._then = ""
+        self.how, self.error = "", cast("BaseException | None", None)
         self._alarm = Alarm(host, self._wake)
 
     # ------------------------------------------------------------------------- what the worker calls
     @guarded
     def begin(self, messages: list[Message]) -> None:
         """Drive the run from its journal; these messages are in its inbox."""
+        self._writer.take_up(self.run)
         self._waits.deliver(messages)
         self.machine.begin(beginning(self.machine, self.workflow, self.host.registry, self.host.payloads))
-        self._check_children(self.machine.doubtful())
+        self._check_children(doubtful(self.machine))
         # Times that passed while nobody drove it come first: no body begins behind the deadline.
         self._wake()
 
     @guarded
     def resume(self, run: Claimed, messages: list[Message]) -> None:
         """Go on where the parked coroutine stands: nobody owned the run in between."""
-        self.run = self.machine.run = self._writer.run = run
+        self.run = self.machine.run = run
+        self._writer.take_up(run)
         self.state = "driving"
         self._waits.clear()
         self._waits.deliver(messages)
@@ -137,7 +141,7 @@ class Driver:
         if self.state != "over":
             self._put_aside(EVICTED)
             self._writer.close()
-            self.state = "over"
+            self.state, self.how = "over", "lost"
             self.host.left(self)
 
     def crash(self, error: BaseException) -> None:
@@ -147,6 +151,7 @@ class Driver:
         log.error("run %s cannot go on here and is paused", self.run.id, exc_info=error)
         if self.state != "over":
             self.evict()
+            self.how, self.error = "paused", error
             self.host.left(self)
             # Code that diverged may raise on its way out of the workflow: that is then what counts.
             self.host.give_up(self.run, self.machine.divergence or error)
@@ -288,7 +293,7 @@ class Driver:
         self._put_aside(EVICTED)
         record = self._writer.record(now)
         record.release(now)
-        self._leave(record, "over")
+        self._leave(record, "released")
 
     def _may_park(self) -> bool:
         """Whether nothing but times far enough away, signals and children can move the run."""
@@ -439,7 +444,7 @@ class Driver:
             record.finish(ending.status, ending.output, error, now)
             if self.run.parent is not None:
                 record.tell_parent(self.run.parent, child_topic(self.run.id), ending.status, now)
-        self._leave(record, "over")
+        self._leave(record, ending.status or "continued", ending.error)
 
     def _fail(self, error: PerdureError) -> None:
         self._end(Ending(Status.FAILED, error=error))
@@ -458,7 +463,7 @@ class Driver:
         self.machine.mark(Kind.PAUSED, now, seal_reason(self.host.payloads, reason))
         record = self._writer.record(now)
         record.pause(reason)
-        self._leave(record, "over")
+        self._leave(record, "paused", diverged)
 
     def _stop_diverged(self, divergence: Divergence) -> None:
         """Pause the run (I12); one that is to be cancelled ends as it stands, as its code cannot clean up."""
@@ -475,17 +480,16 @@ class Driver:
         self._alarm.clear()
         call_each(self.run.id, self._steps.stop, lambda: self.machine.close(why))
 
-    def _leave(self, record: Record, then: str) -> None:
+    def _leave(self, record: Record, how: str, error: BaseException | None = None) -> None:
         """Commit what gives the run up."""
         self._alarm.clear()
         self.state = "leaving"
-
-        self._then = then
+        self.how, self.error = how, error
         self._writer.send(record, self._left)
 
     def _left(self, taken: list[ChildStart]) -> None:
         """The run has been given up, and that is durable."""
-        self.state = self._then
+        self.state = "parked" if self.how == "parked" else "over"
         self._check_children(taken)
         self.host.left(self)
 

@@ -17,6 +17,7 @@ from perdure.store.operation import Done, Operation
 if TYPE_CHECKING:
     from perdure.engine.drive import Driver
     from perdure.engine.machine import ChildStart
+    from perdure.engine.observer import Observer
 
 
 class Host(Protocol):
@@ -25,6 +26,7 @@ class Host(Protocol):
 
     Attributes:
         hold: Microseconds: shorter waits are sat out instead of parking the run.
+        observer: Told of what happens; mostly there is none.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -34,6 +36,7 @@ class Host(Protocol):
     limits: Limits
     threads: ThreadPoolExecutor
     hold: int
+    observer: Observer | None
 
     def submit(self, operation: Operation, done: Done) -> None:
         """Queue an operation of the store."""

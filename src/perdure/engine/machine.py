@@ -29,6 +29,7 @@ from perdure.errors import (
     StartConflict,
 )
 from perdure.model.entry import NOTES, PROGRESS, RESTARTS, Entry, Kind
+from perdure.model.queue import Terms
 from perdure.model.run import Claimed
 
 
@@ -53,6 +54,7 @@ class ChildStart(NamedTuple):
         deadline_at: Microseconds since 1970.
         detached: Whether it outlives a failed or cancelled parent.
         chosen: Whether the user chose its id, which may then be taken.
+        terms: On which it goes through a queue.
     """
 
     key: str
@@ -63,6 +65,7 @@ class ChildStart(NamedTuple):
     detached: bool
     tags: tuple[str, ...]
     chosen: bool
+    terms: Terms | None = None
 
 
 class Machine:
@@ -204,16 +207,10 @@ class Machine:
         """Entries of the present history so far, durable or not."""
         return self._next_seq - 1 - self._left_out
 
-    def doubtful(self) -> list[ChildStart]:
-        """After a replay: awaited children with chosen ids, which may be others', or have ended before and untold."""
-        own, new = f"{self.run.id}/", {child.child_id for child in self.children}
-        return [
-            ChildStart(request.key, request.child_id, request.workflow, "", None, detached=False, tags=(), chosen=True)
-            for request in self.wanted.values()
-            if isinstance(request, ChildRequest)
-            and request.child_id not in new
-            and not request.child_id.startswith(own)
-        ]
+    @property
+    def coming(self) -> Entry | None:
+        """What a replay expects next; None when it has come to its end."""
+        return self._history[self._position] if self.replaying else None
 
     def close(self, why: str) -> None:
         """

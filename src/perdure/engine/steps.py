@@ -8,7 +8,7 @@ from typing import Any
 from perdure import ids
 from perdure.clock import SECOND, micros
 from perdure.codec.failure import decode_error, seal_error
-from perdure.engine.attempt import Attempt, Ended
+from perdure.engine.attempt import Attempt, Ended, ObservedAttempt
 from perdure.engine.host import Host
 from perdure.engine.machine import Machine
 from perdure.engine.request import StepRequest
@@ -31,7 +31,7 @@ class Steps:
         running: Their bodies, by key.
     """
 
-    __slots__ = ("_ended", "_host", "_machine", "_now", "_starting", "_waits", "ready", "running")
+    __slots__ = ("_attempt", "_ended", "_host", "_machine", "_now", "_starting", "_waits", "ready", "running")
 
     def __init__(self, host: Host, machine: Machine, waits: Waits, now: Callable[[], int], ended: Ended) -> None:
         self.ready: list[StepRequest] = []
@@ -42,6 +42,7 @@ class Steps:
         self._waits = waits
         self._now = now
         self._ended = ended
+        self._attempt = Attempt if host.observer is None else ObservedAttempt
 
     @property
     def idle(self) -> bool:
@@ -81,7 +82,7 @@ class Steps:
             if request.transactional:
                 self.ready.append(request)
             else:
-                self.running[request.key] = Attempt(self._host, run, request, self._ended, self._tell)
+                self.running[request.key] = self._attempt(self._host, run, request, self._ended, self._tell)
 
     def _tell(self, finish: Callable[..., None], *outcome: Any) -> None:
         """A body has ended: hear of it at once if it is the only one, else soon, as those beside it may end as well."""
@@ -119,6 +120,8 @@ class Steps:
         next_at = None if delay is None else now + delay
         text, data = seal_error(error, self._host.payloads, f"The error of step {request.key!r}", next_at)
         if next_at is None:
+            if self._host.observer is not None:
+                self._host.observer.step_ended(self._machine.run, request, error, now)
             self._machine.outcome(
                 Kind.STEP_FAILED, request.key, now, data, decoded=decode_error(text), started_at=started_at,
                 attempt=request.attempt, fingerprint=request.fingerprint,

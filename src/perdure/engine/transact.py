@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextvars
+from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Any
 
-from perdure.engine.attempt import plain_call
+from perdure.engine.attempt import plain_call, tell_end
 from perdure.engine.current import StepInfo, running_step
 from perdure.engine.host import Host
 from perdure.engine.request import StepRequest
 from perdure.errors import PerdureError
 from perdure.model.entry import Entry, Kind
 from perdure.model.run import Claimed
-from perdure.store.batch import Transaction
 from perdure.store.operation import Line, Row
 from perdure.store.record import Record
+from perdure.store.transaction import Transaction
 
 Transacted = Callable[[StepRequest, Entry | None, Any, BaseException | None], None]
 
@@ -31,13 +33,14 @@ def transact(host: Host, run: Claimed, request: StepRequest, seq: int, done: Tra
     """
     record = Record(run.number, run.id, run.epoch, host.limits.inline_bytes)
     result: list[tuple[Entry, Any]] = []
+    observer, context = host.observer, contextvars.copy_context()
+    if observer is not None:
+        context.run(observer.attempt_begins, run, request, begun)
 
     def body(transaction: Transaction) -> list[Line]:
-        token = running_step.set(StepInfo(run.id, run.workflow, request.key, request.attempt))
-        try:
-            value = plain_call(request.step.fn, transaction, *request.args)
-        finally:
-            running_step.reset(token)
+        # A copy, as it is called again when the database was changed meanwhile.
+        context.run(running_step.set, StepInfo(run.id, run.workflow, request.key, request.attempt))
+        value = context.copy().run(plain_call, request.step.fn, transaction, *request.args)
         what = f"The result of step {request.key!r}"
         text, decoded = request.returns.settle(value, what)
         entry = Entry(
@@ -52,7 +55,10 @@ def transact(host: Host, run: Claimed, request: StepRequest, seq: int, done: Tra
     record.body = body
 
     def answered(rows: list[Row], error: Exception | None) -> None:
-        if error is None and any(row[0] == "stale" for row in rows):
+        lost = error is None and any(row[0] == "stale" for row in rows)
+        if observer is not None:
+            tell_end(observer, run, request, CancelledError() if lost else error, begun, host.clock.now())
+        if lost:
             done(request, None, None, None)
         elif error is not None:
             done(request, None, None, error)

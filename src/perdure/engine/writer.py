@@ -39,7 +39,9 @@ class Writer:
         taking: Messages that the workflow has observed since the last one, each with its entry's seq.
     """
 
-    __slots__ = ("_closed", "_crash", "_failures", "_host", "_inserting", "_lost", "_machine", "busy", "run", "taking")
+    __slots__ = (
+        "_closed", "_crash", "_failures", "_host", "_inserting", "_lost", "_machine", "_trace", "busy", "run", "taking"
+    )  # fmt: skip
 
     def __init__(self, host: Host, run: Claimed, machine: Machine, lost: Callable[[], None], crash: Crash) -> None:
         self.run = run
@@ -52,6 +54,13 @@ class Writer:
         self._inserting: list[ChildStart] = []
         self._failures = 0
         self._closed = False
+        self._trace: str | None = None
+
+    def take_up(self, run: Claimed) -> None:
+        """Write for this claim of the run from now on."""
+        self.run = run
+        if self._host.observer is not None:
+            self._trace = self._host.observer.driving(run, self._host.clock.now())
 
     @property
     def anything(self) -> bool:
@@ -63,29 +72,40 @@ class Writer:
         """Everything that is new, as one operation; the lists it comes from are empty then."""
         machine, run = self._machine, self.run
         record = Record(run.number, run.id, run.epoch, self._host.limits.inline_bytes)
+        record.queued = run.queue is not None
         if machine.buffer:
             record.entries(machine.buffer)
             machine.buffer.clear()
             if run.suspect:
                 record.clear_suspicion()
                 self.run = run._replace(takeovers=0)
+        if self._trace is not None:
+            record.add("trace_run", run.number, run.epoch, self._trace)
+            self._trace = None
         if self.taking:
             for message, seq in self.taking:
                 record.take(message, seq)
             self.taking.clear()
         if machine.children:
-            self._inserting, machine.children = machine.children, []
-            for child in self._inserting:
-                record.start_child(
-                    child.child_id, child.workflow, child.input, seed=ids.child_seed(run.seed, child.child_id), now=now,
-                    deadline_at=child.deadline_at, detached=child.detached, tags=child.tags,
-                )  # fmt: skip
+            self._start_children(record, now)
         if machine.given_up:
             for request in machine.given_up:
                 if isinstance(request, ChildRequest):
                     record.cancel(request.child_id, json.dumps("the parent no longer waits for it"), now)
             machine.given_up = []
         return record
+
+    def _start_children(self, record: Record, now: int) -> None:
+        self._inserting, self._machine.children = self._machine.children, []
+        run, observer = self.run, self._host.observer
+        for child in self._inserting:
+            record.start_child(
+                child.child_id, child.workflow, child.input, seed=ids.child_seed(run.seed, child.child_id), now=now,
+                deadline_at=child.deadline_at, detached=child.detached, tags=child.tags, terms=child.terms,
+            )  # fmt: skip
+            trace = observer.starting_child(run, child.workflow, child.child_id) if observer is not None else None
+            if trace is not None:
+                record.add("start_trace", child.child_id, now, trace)
 
     def send(self, record: Record, written: Written) -> None:
         """

@@ -3,11 +3,12 @@ Every error that perdure raises, and its stable code.
 
     PerdureError                     code, fields as attributes, a message that says what to do
     ├─ UsageError                    raised where something is defined or called
-    │  ├─ DuplicateName  UnknownWorkflow  InvalidName  InvalidOption  InvalidInput
+    │  ├─ DuplicateName  UnknownWorkflow  UnknownQueue  InvalidName  InvalidOption  InvalidInput
     │  ├─ NotSerializable  PayloadTooLarge  HistoryTooLong
     │  └─ NotInWorkflow  BlockingCall  Stalled
     ├─ StateError                    what is stored forbids it
-    │  └─ RunNotFound  RunFinished  StartConflict  IllegalMove  StepNotFound  Divergence  Overloaded
+    │  ├─ RunNotFound  RunFinished  StartConflict  IllegalMove  StepNotFound  Divergence  Overloaded
+    │  └─ DuplicateRun  QueueDraining  QueueInUse
     ├─ RunError                      what a waiter or a workflow sees
     │  ├─ RunFailed  RunCancelled  RunTimedOut  ChildFailed  TooFewSucceeded
     │  └─ StepTimedOut  StepInterrupted  ReceiveTimedOut  RecordedError
@@ -35,8 +36,11 @@ from perdure.errors.run import (
 from perdure.errors.signal import ContinueAsNew, EngineSignal
 from perdure.errors.state import (
     Divergence,
+    DuplicateRun,
     IllegalMove,
     Overloaded,
+    QueueDraining,
+    QueueInUse,
     RunFinished,
     RunNotFound,
     StartConflict,
@@ -66,6 +70,7 @@ from perdure.errors.usage import (
     NotSerializable,
     PayloadTooLarge,
     Stalled,
+    UnknownQueue,
     UnknownWorkflow,
     UsageError,
 )
@@ -77,6 +82,7 @@ __all__ = [
     "ContinueAsNew",
     "Divergence",
     "DuplicateName",
+    "DuplicateRun",
     "EngineSignal",
     "HistoryTooLong",
     "IllegalMove",
@@ -89,6 +95,8 @@ __all__ = [
     "Overloaded",
     "PayloadTooLarge",
     "PerdureError",
+    "QueueDraining",
+    "QueueInUse",
     "ReceiveTimedOut",
     "RecordedError",
     "RetryAfter",
@@ -115,6 +123,7 @@ __all__ = [
     "StoreUnavailable",
     "Terminal",
     "TooFewSucceeded",
+    "UnknownQueue",
     "UnknownWorkflow",
     "UsageError",
 ]

@@ -118,6 +118,50 @@ class Divergence(StateError):
         )
 
 
+class DuplicateRun(StateError):
+    """Another run has the deduplication key, and the start was to be refused then."""
+
+    code = "duplicate_run"
+    key: str
+    run_id: str
+
+    def __init__(self, key: str, run_id: str) -> None:
+        super().__init__(
+            f"Run {run_id!r} has the deduplication key {key!r}. Wait for its end, or start with "
+            "Dedupe(…, then='existing') or then='replace'.",
+            key=key,
+            run_id=run_id,
+        )
+
+
+class QueueDraining(StateError):
+    """The queue takes no more runs."""
+
+    code = "queue_draining"
+    http_status = 503
+    name: str
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"Queue {name!r} is being drained: it finishes what it has and takes no more. "
+            f"`perdure queue resume {name}` opens it again.",
+            name=name,
+        )
+
+
+class QueueInUse(StateError):
+    """A queue that runs go through cannot be removed."""
+
+    code = "queue_in_use"
+    name: str
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"Runs that have not ended go through queue {name!r}. Drain it first: `perdure queue drain {name}`.",
+            name=name,
+        )
+
+
 class Overloaded(StateError):
     """A bounded queue is full; nothing was stored."""
 

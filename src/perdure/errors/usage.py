@@ -44,6 +44,24 @@ class UnknownWorkflow(UsageError):
         )
 
 
+class UnknownQueue(UsageError):
+    """There is no queue of this name in the database."""
+
+    code = "unknown_queue"
+    http_status = 404
+    name: str
+    known: list[str]
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        there = ", ".join(known) or "none"
+        super().__init__(
+            f"There is no queue {name!r} (there are: {there}). Declare it with app.queue({name!r}, …) before the app "
+            "is opened, or make it with `perdure queue set`.",
+            name=name,
+            known=known,
+        )
+
+
 class InvalidName(UsageError):
     """A name or id that cannot be stored or would make journal keys ambiguous."""
 

@@ -42,6 +42,7 @@ class Kind(StrEnum):
     RERUN = "rerun"
     SKIPPED = "skipped"
     FORKED = "forked"
+    MOVED = "moved"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"

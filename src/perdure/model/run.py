@@ -20,6 +20,7 @@ class RunRow(NamedTuple):
     Attributes:
         number: The run's number in its database; never used again.
         id: Its public id.
+        workflow: Name and version of its workflow, see `pin`.
         generation: 1, and one more with each rerun.
         owner: Number of the worker that drives it, or None.
         epoch: Fencing number: changes with every change of owner (I1).
@@ -29,6 +30,10 @@ class RunRow(NamedTuple):
         reason: Why it is paused, as JSON.
         seed: Where ctx.uuid() and ctx.random() begin.
         takeovers: Times in a row that its worker died without progress of the run.
+        queue: The queue that it goes through; None for none. `queue_key`, `priority` and `weight` are its terms there.
+        slot: 0 when it needs no slot of a queue, 1 when it wants one, 2 while it holds one.
+        rank: Its place while it stands in line; the smallest comes first.
+        ticket, slot_at: Which of all the slots that its queue has given out was its last, and when.
         first_input: What it was started with, once continue_as_new has replaced its input.
     """
 
@@ -56,6 +61,14 @@ class RunRow(NamedTuple):
     takeovers: int
     takeover_seq: int | None
     forked_from: str | None
+    queue: str | None
+    queue_key: str
+    priority: int
+    weight: int
+    slot: int
+    rank: int | None
+    ticket: int | None
+    slot_at: int | None
     first_input: str | None
 
     @property
@@ -65,7 +78,12 @@ class RunRow(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """What a worker gets with a run that it now owns."""
+    """
+    What a worker gets with a run that it now owns.
+
+    Attributes:
+        trace: What an observer keeps with it; None if there is nothing, or nobody asked.
+    """
 
     number: int
     id: str
@@ -80,6 +98,8 @@ class Claimed(NamedTuple):
     deadline_at: int | None
     forked_from: str | None
     takeovers: int = 0
+    queue: str | None = None
+    trace: str | None = None
 
     @property
     def suspect(self) -> bool:
@@ -133,7 +153,8 @@ class RunFilter:
 
     Attributes:
         status: Any of these.
-        workflow: Registered name.
+        workflow: Name of the workflow, in any version.
+        version: Only this version of it; "" for runs without one.
         parent: Id of the parent run.
         tag: A tag given at the start.
         id_prefix: What the id begins with.
@@ -145,6 +166,7 @@ class RunFilter:
 
     status: tuple[Status, ...] = ()
     workflow: str | None = None
+    version: str | None = None
     parent: str | None = None
     tag: str | None = None
     id_prefix: str | None = None
@@ -156,6 +178,9 @@ class RunFilter:
 
     def __post_init__(self) -> None:
         check_number("RunFilter(limit)", self.limit, 1, MAX_PAGE)
+        if self.version is not None and self.workflow is None:
+            option = "RunFilter(version)"
+            raise InvalidOption(option, "it needs the workflow whose version it is")
         wanted: object = self.status
         if not isinstance(wanted, tuple) or not all(isinstance(status, Status) for status in wanted):
             option = "RunFilter(status)"

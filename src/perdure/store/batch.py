@@ -22,41 +22,35 @@ _CONTROL = {"begin", "commit", "end", "rollback", "savepoint", "release"}
 _FIRST_WORD = re.compile(r"(?:[\s;]|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w+)", re.DOTALL)
 
 
-class Transaction:
-    """
-    The open transaction, as `ctx.transaction` hands it to a user's function.
-
-    What is executed here commits together with the step's outcome, or not at all.
-    """
+class SqliteTransaction:
+    """See `Transaction`."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._cursor = connection.cursor()
         self._cursor.exec_trace = _refuse_control
 
     def execute(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
-        """
-        Run SQL on the same database.
-
-        Args:
-            sql: One or more statements of SQLite; no begin, commit or rollback.
-            parameters: For ?, ?1 or :name.
-
-        Returns:
-            All rows.
-
-        Raises:
-            InvalidOption: The SQL would begin or end a transaction.
-        """
+        """See `Transaction.execute`."""
         return list(self._cursor.execute(sql, parameters))
 
 
 def _refuse_control(_cursor: apsw.Cursor, sql: str, _parameters: object) -> bool:
-    """Asked by the driver before each statement of a user's function: other people's operations commit with it."""
+    """Asked by the driver before each statement of a user's function."""
+    refuse_control(sql)
+    return True
+
+
+def refuse_control(sql: str) -> None:
+    """
+    A user's function must not begin or end a transaction: other people's operations commit with it.
+
+    Raises:
+        InvalidOption: This SQL would.
+    """
     found = _FIRST_WORD.match(sql)
     if found and found[1].lower() in _CONTROL:
         option = "transaction.execute"
         raise InvalidOption(option, f"{found[1]!r} is not for a function whose rows commit with its step")
-    return True
 
 
 class BatchRunner:
@@ -193,7 +187,7 @@ class BatchRunner:
         try:
             self._execute(self._bucket(operation.lines), outcomes)
             if operation.body is not None and not any(row[0] == "stale" for row in outcomes[0][0]):
-                self._execute(self._bucket(operation.body(Transaction(self._connection))), outcomes)
+                self._execute(self._bucket(operation.body(SqliteTransaction(self._connection))), outcomes)
         except Exception as error:
             if not self._connection.in_transaction:
                 # A failure of the disk has ended the whole transaction.

@@ -16,13 +16,13 @@ class Changes:
     """
 
     def __init__(self) -> None:
-        self._due: list[Callable[[], None]] = []
+        self._due: list[Callable[[bool], None]] = []
         self._mail: list[Callable[[set[int] | None], None]] = []
         self._waiters: dict[int, list[asyncio.Future[None]]] = {}
         self._enders: dict[int, list[asyncio.Future[None]]] = {}
 
-    def on_due(self, callback: Callable[[], None]) -> None:
-        """Call it whenever a run may have become due."""
+    def on_due(self, callback: Callable[[bool], None]) -> None:
+        """Call it whenever a run may have become due, with whether another process has committed that."""
         self._due.append(callback)
 
     def on_mail(self, callback: Callable[[set[int] | None], None]) -> None:
@@ -35,19 +35,22 @@ class Changes:
             if callback in listeners:
                 listeners.remove(callback)
 
-    def committed(self, changed: set[int], ended: set[int], mail: set[int], *, due: bool) -> None:
+    def committed(
+        self, changed: set[int], ended: set[int], mail: set[int], *, due: bool, elsewhere: bool = False
+    ) -> None:
         """
-        After a commit of this process.
+        After a commit.
 
         Args:
             changed: Numbers of the runs whose journals or rows it changed.
             ended: Those of them that have ended by it.
             mail: Runs that have got messages.
             due: Whether a run may have become due.
+            elsewhere: Another process has made it, and told of it.
         """
         if due:
             for notify_due in tuple(self._due):
-                notify_due()
+                notify_due(elsewhere)
         if mail:
             for notify_mail in tuple(self._mail):
                 notify_mail(mail)
@@ -69,7 +72,7 @@ class Changes:
             ended: Those of the awaited runs that have ended; None when that is not known.
         """
         for notify_due in tuple(self._due):
-            notify_due()
+            notify_due(True)  # noqa: FBT003 - a listener's only argument
         for notify_mail in tuple(self._mail):
             notify_mail(None)
         for number in tuple(self._waiters):

@@ -8,6 +8,7 @@ a crowd shares one fsync, and everybody is answered with one wake-up of the loop
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from perdure.clock import elapsed
@@ -16,6 +17,8 @@ from perdure.store.batch import BatchRunner, Outcome
 from perdure.store.changes import Changes
 from perdure.store.operation import Done, Operation
 
+Committed = Callable[[int, float, list[Exception]], None]
+"""Told of a batch: how many operations, how many seconds, and the errors of those that failed."""
 MOST_PER_COMMIT = 2_000
 INLINE_SECONDS = 0.004
 """Commits expected to take less are made on the loop's own thread: handing one over costs about as much."""
@@ -36,6 +39,7 @@ class Committer:
     Attributes:
         under_way: Whether the writer thread is committing, so that the connection is not ours.
         commits: Transactions made so far.
+        observed: Told of each of them.
     """
 
     def __init__(self, runner: BatchRunner, changes: Changes, *, most_queued: int, inline_only: bool = False) -> None:
@@ -54,6 +58,7 @@ class Committer:
         self._thread: ThreadPoolExecutor | None = None
         self._idle: asyncio.Event | None = None
         self.commits = 0
+        self.observed: Committed | None = None
 
     def submit(self, operation: Operation, done: Done) -> None:
         """
@@ -109,10 +114,7 @@ class Committer:
     def _flush(self) -> None:
         if self.under_way or not self._operations:
             return
-        operations, dones = self._operations, self._dones
-        self._operations, self._dones = operations[MOST_PER_COMMIT:], dones[MOST_PER_COMMIT:]
-        if self._operations:
-            del operations[MOST_PER_COMMIT:], dones[MOST_PER_COMMIT:]
+        operations, dones = self._take()
         if (self._patient or self._expected >= INLINE_SECONDS) and not self._inline_only:
             self._hand_over(operations, dones)
             return
@@ -124,8 +126,16 @@ class Committer:
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for this batch must hear of it
             outcomes = [([], error) for _ in operations]
-        self._learn(elapsed() - begun)
+        self._learn(elapsed() - begun, outcomes)
         self._answer(operations, dones, outcomes)
+
+    def _take(self) -> tuple[list[Operation], list[Done]]:
+        """What goes into the next commit."""
+        operations, dones = self._operations, self._dones
+        self._operations, self._dones = operations[MOST_PER_COMMIT:], dones[MOST_PER_COMMIT:]
+        if self._operations:
+            del operations[MOST_PER_COMMIT:], dones[MOST_PER_COMMIT:]
+        return operations, dones
 
     def _hand_over(self, operations: list[Operation], dones: list[Done]) -> None:
         if self._inline_only:
@@ -141,7 +151,6 @@ class Committer:
 
         def finished(future: asyncio.Future[list[Outcome]]) -> None:
             self.under_way = False
-            self._learn(elapsed() - begun)
             problem = future.exception()
             if problem is None:
                 outcomes = future.result()
@@ -149,13 +158,16 @@ class Committer:
                 outcomes = [([], problem) for _ in operations]
             else:
                 raise problem
+            self._learn(elapsed() - begun, outcomes)
             self._answer(operations, dones, outcomes)
 
         loop.run_in_executor(self._thread, self._runner.run_patiently, operations).add_done_callback(finished)
 
-    def _learn(self, seconds: float) -> None:
+    def _learn(self, seconds: float, outcomes: list[Outcome]) -> None:
         self._expected += (seconds - self._expected) * 0.2
         self.commits += 1
+        if self.observed is not None:
+            self.observed(len(outcomes), seconds, [error for _, error in outcomes if error is not None])
 
     def _answer(self, operations: list[Operation], dones: list[Done], outcomes: list[Outcome]) -> None:
         changed: set[int] = set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
 from perdure.clock import SECOND
@@ -10,7 +9,7 @@ from perdure.errors import StoreCorrupt
 from perdure.model.finding import Finding, Severity
 from perdure.model.status import MOVES
 from perdure.store.migrate import migrations
-from perdure.store.sqlite import SqliteStore
+from perdure.store.store import Store
 
 EXAMPLES = 5
 OVERDUE = 60 * SECOND
@@ -77,6 +76,22 @@ CHECKS = (
     Check("no_compatible_worker", "warning", "ill_unknown_workflow",
           "{count} run(s) are due, and no live worker knows their workflow.",
           "Start a worker with an app in which these workflows are registered.", ("now",)),
+    Check("queue_missing", "error", "ill_queue_missing",
+          "{count} run(s) go through a queue that is not there, so no worker looks for them (I8).",
+          "Declare it in the app (app.queue(name)), or make it: perdure queue set NAME."),
+    Check("slot_wrong", "error", "ill_slot",
+          "{count} run(s) are driven without the slot that they need, or stand in a line where they have no business.",
+          "Pause and resume them; then they line up anew. Please report it as a bug."),
+    Check("queue_over_limit", "note", "ill_over_limit",
+          "{count} limit(s) are exceeded: more slots are held than the queue allows.",
+          "Nothing, if a limit was lowered: no more slots are given out until enough runs have ended. Otherwise "
+          "please report it as a bug."),
+    Check("queue_paused", "note", "ill_queue_paused", "{count} run(s) stand in line of queues that are paused.",
+          "perdure queue resume QUEUE, when it is time."),
+    Check("queue_stuck", "warning", "ill_queue_stuck",
+          "In {count} queue(s) all slots are held by runs that wait, some of them for children in the same line.",
+          "Raise the limit, give the children another queue, or let waiting runs free their slots: "
+          "perdure queue set QUEUE --while-waiting free."),
     Check("overdue", "warning", "ill_overdue",
           "{count} run(s) have been due for more than a minute, and there are live workers for them.",
           "The workers are full or blocked: look at their logs, raise WorkerOptions(concurrency=…) or start more.",
@@ -119,7 +134,7 @@ CHECKS = (
 )  # fmt: skip
 
 
-async def examine(store: SqliteStore, now: int) -> list[Finding]:
+async def examine(store: Store, now: int) -> list[Finding]:
     """
     Look for everything that is wrong with a database or its runs, without changing anything.
 
@@ -151,7 +166,7 @@ async def examine(store: SqliteStore, now: int) -> list[Finding]:
     return sorted(findings, key=lambda finding: _ORDER[finding.severity])
 
 
-async def _damage(store: SqliteStore) -> list[Finding]:
+async def _damage(store: Store) -> list[Finding]:
     try:
         problems = [str(problem) for (problem,) in await store.rows("ill_file")]
     except StoreCorrupt as error:
@@ -163,11 +178,11 @@ async def _damage(store: SqliteStore) -> list[Finding]:
     return [Finding("file_damaged", "error", message, what_to_do, len(problems), problems[:EXAMPLES])]
 
 
-async def _schema(store: SqliteStore) -> list[Finding]:
+async def _schema(store: Store) -> list[Finding]:
     """Whether the schema, and the table of legal moves in it, are those of this perdure."""
     findings = []
     ((version,),) = await store.rows("ill_schema")
-    newest = migrations("sqlite")[-1].version
+    newest = migrations(store.dialect)[-1].version
     if version != newest:
         message = f"The schema has version {version}, and this perdure has version {newest}."
         what_to_do = "Install the perdure that migrated it, or run `perdure db migrate`."
@@ -182,7 +197,7 @@ async def _schema(store: SqliteStore) -> list[Finding]:
     return findings
 
 
-async def _sizes(store: SqliteStore) -> Finding:
+async def _sizes(store: Store) -> Finding:
     ((runs, entries, messages, blobs),) = await store.rows("sizes")
     ((size,),) = await store.rows("file_size")
     parts = [
@@ -191,14 +206,7 @@ async def _sizes(store: SqliteStore) -> Finding:
         f"{messages:,} messages",
         f"{blobs:,} bytes of large payloads",
         f"{size:,} bytes of database",
-        f"{_file_bytes(store.path + '-wal'):,} bytes of write-ahead log",
+        *store.sizes(),
     ]
     what_to_do = "Nothing. `perdure db prune` removes runs that ended long ago."
     return Finding("size", "note", f"The database holds {parts[0]} and {parts[1]}.", what_to_do, runs, parts)
-
-
-def _file_bytes(path: str) -> int:
-    try:
-        return os.path.getsize(path)  # noqa: PTH202 - as elsewhere in the store
-    except OSError:
-        return 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from perdure.model.run import RunFilter, RunPage, RunRow
-from perdure.store.sqlite import SqliteStore
+from perdure.model.version import pin, versions_between
+from perdure.store.store import Store
 
 
-async def list_runs(store: SqliteStore, wanted: RunFilter) -> RunPage:
+async def list_runs(store: Store, wanted: RunFilter) -> RunPage:
     """One page of the runs that meet a filter, newest first unless asked otherwise."""
     conditions: list[str] = []
     values: list[Any] = []
@@ -20,7 +21,7 @@ async def list_runs(store: SqliteStore, wanted: RunFilter) -> RunPage:
     if wanted.status:
         add(f"status in ({', '.join('?' * len(wanted.status))})", *(status.value for status in wanted.status))
     if wanted.workflow is not None:
-        add("workflow = ?", wanted.workflow)
+        add(*_of_workflow(wanted.workflow, wanted.version))
     if wanted.parent is not None:
         add("parent = (select p.number from perdure_runs p where p.id = ?)", wanted.parent)
     if wanted.tag is not None:
@@ -41,3 +42,10 @@ async def list_runs(store: SqliteStore, wanted: RunFilter) -> RunPage:
     more = len(rows) > wanted.limit
     rows = rows[: wanted.limit]
     return RunPage(rows, rows[-1].number if more else None)
+
+
+def _of_workflow(name: str, version: str | None) -> tuple[str, ...]:
+    """The condition, and its values, that a run is of a workflow: in one version, or in any."""
+    if version is not None:
+        return "workflow = ?", pin(name, version)
+    return "(workflow = ? or (workflow >= ? and workflow < ?))", name, *versions_between(name)

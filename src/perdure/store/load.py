@@ -8,16 +8,16 @@ from collections.abc import Iterable
 from perdure.errors import RunNotFound
 from perdure.model.entry import Entry
 from perdure.model.run import Claimed, Message, RunRow
-from perdure.store.sqlite import SqliteStore
+from perdure.store.store import Store
 
 
-async def find_run(store: SqliteStore, run_id: str) -> RunRow | None:
+async def find_run(store: Store, run_id: str) -> RunRow | None:
     """The run with this id, None when there is none."""
     rows = await store.rows("run_by_id", run_id)
     return RunRow(*rows[0]) if rows else None
 
 
-async def load_run(store: SqliteStore, run_id: str) -> RunRow:
+async def load_run(store: Store, run_id: str) -> RunRow:
     """
     The run with this id.
 
@@ -30,7 +30,7 @@ async def load_run(store: SqliteStore, run_id: str) -> RunRow:
     return row
 
 
-async def load_messages(store: SqliteStore, numbers: list[int]) -> dict[int, list[Message]]:
+async def load_messages(store: Store, numbers: list[int]) -> dict[int, list[Message]]:
     """The untaken messages of these runs, by run, oldest first."""
     found: dict[int, list[Message]] = {}
     for row in await store.rows("mail", json.dumps(numbers)):
@@ -39,12 +39,12 @@ async def load_messages(store: SqliteStore, numbers: list[int]) -> dict[int, lis
     return found
 
 
-async def load_journals(store: SqliteStore, runs: Iterable[Claimed]) -> dict[int, list[Entry]]:
+async def load_journals(store: Store, runs: Iterable[Claimed]) -> dict[int, list[Entry]]:
     """The whole journals of these runs, by run, with large payloads in place."""
     return {run.number: await load_journal(store, run.number) for run in runs}
 
 
-async def load_journal(store: SqliteStore, number: int) -> list[Entry]:
+async def load_journal(store: Store, number: int) -> list[Entry]:
     """One run's whole journal, with large payloads in place."""
     entries = [Entry(*row) for row in await store.rows("history", number)]
     names = {entry.data for entry in entries if entry.data is not None and entry.data.startswith("@")}
@@ -54,20 +54,30 @@ async def load_journal(store: SqliteStore, number: int) -> list[Entry]:
     return [entry._replace(data=texts.get(entry.data, entry.data)) if entry.data else entry for entry in entries]
 
 
-async def resolve_input(store: SqliteStore, runs: Iterable[Claimed]) -> dict[int, Claimed]:
+async def resolve_input(store: Store, runs: Iterable[Claimed]) -> dict[int, Claimed]:
     """Those of the runs whose input is a large payload, with it in place."""
-    large = [run for run in runs if run.input.startswith("@")]
-    if not large:
-        return {}
-    texts = await _blobs(store, {run.input for run in large})
-    return {run.number: run._replace(input=texts.get(run.input, run.input)) for run in large}
+    large = [run for run in runs if run.input.startswith(("@", "+"))]
+    return {run.number: run._replace(input=await resolve(store, run.input)) for run in large}
 
 
-async def resolve(store: SqliteStore, text: str) -> str:
-    """A payload as it was before it was perhaps put on the shelf of blobs."""
-    return (await _blobs(store, {text})).get(text, text) if text.startswith("@") else text
+async def resolve(store: Store, text: str) -> str:
+    """A payload as it was before it was perhaps put on the shelf of blobs; of a batch, each of its parts."""
+    names = blobs_in(text)
+    if not names:
+        return text
+    texts = await _blobs(store, set(names))
+    if text.startswith("@"):
+        return texts.get(text, text)
+    return "+" + json.dumps([texts.get(part, part) for part in json.loads(text[1:])])
 
 
-async def _blobs(store: SqliteStore, names: set[str]) -> dict[str, str]:
+def blobs_in(text: str) -> list[str]:
+    """The blobs that a stored payload refers to: it is one, or it is a batch that gathered some."""
+    if text.startswith("@"):
+        return [text]
+    return [part for part in json.loads(text[1:]) if part.startswith("@")] if text.startswith("+") else []
+
+
+async def _blobs(store: Store, names: set[str]) -> dict[str, str]:
     hashes = json.dumps([name[1:] for name in names])
     return {f"@{name}": data for name, data in await store.rows("blobs", hashes)}

@@ -9,7 +9,7 @@ from perdure.store.queries import statements
 from perdure.store.sqlite_errors import mapping
 
 
-class Pulse:
+class SqlitePulse:
     """
     Extends one worker's lease. Used from one thread, of its own.
 

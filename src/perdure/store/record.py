@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 
 from perdure.model.entry import Entry
+from perdure.model.queue import Terms
 from perdure.model.run import Message
 from perdure.model.status import Status
 from perdure.store.operation import Operation
@@ -20,7 +21,7 @@ class Record(Operation):
     labelled "stale" comes back.
     """
 
-    __slots__ = ("epoch", "id", "inline_bytes", "number")
+    __slots__ = ("epoch", "id", "inline_bytes", "number", "queued")
 
     def __init__(self, number: int, run_id: str, epoch: int, inline_bytes: int) -> None:
         # Spelt out, as it is made for every step.
@@ -32,6 +33,8 @@ class Record(Operation):
         self.id = run_id
         self.epoch = epoch
         self.inline_bytes = inline_bytes
+        # Whether the run holds a slot of a queue, which others wait for when it gives it back.
+        self.queued = False
 
     def entries(self, entries: Iterable[Entry]) -> None:
         """Append these to the journal."""
@@ -61,6 +64,7 @@ class Record(Operation):
     def pause(self, reason: str) -> None:
         """Put the run aside until an operator resumes it."""
         self.add("pause_own", self.number, self.epoch, reason)
+        self.makes_due = self.makes_due or self.queued
 
     def release(self, now: int) -> None:
         """Give the run back, due now."""
@@ -83,6 +87,7 @@ class Record(Operation):
         if error is not None and len(error) > self.inline_bytes:
             error = shelve(self, self.id, error)
         self.ends = True
+        self.makes_due = self.makes_due or self.queued
         self.add("finish", self.number, self.epoch, status.value, output, error, now)
         if status is not Status.COMPLETED:
             self.add("ask_children", self.number, self.epoch, json.dumps("the parent run has ended"), now)
@@ -106,8 +111,9 @@ class Record(Operation):
         deadline_at: int | None,
         detached: bool,
         tags: Iterable[str],
+        terms: Terms | None = None,
     ) -> None:
-        """Insert a child run, due now."""
+        """Insert a child run, due now; by the terms of a queue it stands in line instead."""
         if len(payload) > self.inline_bytes:
             payload = shelve(self, child_id, payload)
         self.add(
@@ -115,6 +121,8 @@ class Record(Operation):
         )
         for tag in tags:
             self.add("add_tag", child_id, tag)
+        if terms is not None and terms.queue:
+            self.add("enter_queue", child_id, terms.queue, terms.key, terms.priority, terms.weight, self.number)
         self.makes_due = True
 
     def cancel(self, run_id: str, reason: str, now: int) -> None:

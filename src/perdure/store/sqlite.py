@@ -17,10 +17,10 @@ from perdure.errors import InvalidOption, SchemaMissing, StoreClosed, StoreReadO
 from perdure.model.limits import Limits
 from perdure.store.batch import BUSY_MILLISECONDS, BatchRunner, Probe
 from perdure.store.changes import Changes
-from perdure.store.commit import Committer
+from perdure.store.commit import Committed, Committer
 from perdure.store.migrate import Migration, check_version, migrate
 from perdure.store.operation import Done, Operation, Row
-from perdure.store.pulse import Pulse
+from perdure.store.pulse import SqlitePulse
 from perdure.store.queries import statements
 from perdure.store.sqlite_errors import UNSTORABLE, mapped, mapping
 
@@ -51,6 +51,8 @@ class SqliteStore:
         migrated: What `open` did to the schema.
     """
 
+    dialect = "sqlite"
+
     def __init__(
         self,
         path: str,
@@ -65,12 +67,12 @@ class SqliteStore:
         if synchronous not in ("FULL", "NORMAL", "OFF"):
             option = "synchronous"
             raise InvalidOption(option, f"{synchronous!r} is neither FULL nor NORMAL")
-        self.path = path
+        self.path = self.where = path
         self.limits = limits
         self.migrated: list[Migration] = []
         self.changes = changes or Changes()
         self._shared_changes = changes is not None
-        self._clock = clock
+        self.clock = self._clock = clock
         self._synchronous = synchronous
         self._inline_only = inline_only
         self._probe = probe
@@ -84,6 +86,10 @@ class SqliteStore:
         self._quiet = 0
 
     # ------------------------------------------------------------------------------------ life
+    async def connect(self, *, migrating: bool = True) -> None:
+        """See `Store.connect`; a file is open at once."""
+        self.open(migrating=migrating)
+
     def open(self, *, migrating: bool = True) -> None:
         """
         Connect; create or update the schema unless `migrating` is off. A file that does not fit stays as it is.
@@ -193,14 +199,20 @@ class SqliteStore:
         self.submit(operation, done)
         return await answered
 
+    def observe(self, told: Committed) -> None:
+        """See `Store.observe`."""
+        if self._committer is None:
+            raise StoreClosed(_CLOSED)
+        self._committer.observed = told
+
     @property
     def commits(self) -> int:
         """How many transactions this store has committed."""
         return self._committer.commits if self._committer else 0
 
-    def pulse(self) -> Pulse:
+    def pulse(self) -> SqlitePulse:
         """A connection of its own for the heartbeat's thread."""
-        return Pulse(self._name, self.path)
+        return SqlitePulse(self._name, self.path)
 
     # ---------------------------------------------------------------------------------- reading
     async def rows(self, name: str, *parameters: Any) -> list[Row]:
@@ -220,6 +232,9 @@ class SqliteStore:
             return list(self._reader.execute(sql, parameters))
         except (apsw.Error, *UNSTORABLE) as error:
             raise mapped(error, self.path) from error
+
+    async def check_clock(self) -> None:
+        """All who use a file are on one machine."""
 
     # ------------------------------------------------------------------- noticing other processes
     def start_polling(self) -> None:
@@ -261,6 +276,14 @@ class SqliteStore:
         assert self._writer is not None  # noqa: S101 - called while open
         value = self._writer.execute("pragma data_version").get
         return int(value)
+
+    def sizes(self) -> list[str]:
+        """See `Store.sizes`."""
+        try:
+            log_bytes = os.path.getsize(self.path + "-wal")  # noqa: PTH202 - as above
+        except OSError:
+            log_bytes = 0
+        return [f"{log_bytes:,} bytes of write-ahead log"]
 
     # ---------------------------------------------------------------------------------- backup
     async def backup(self, target: str) -> int:

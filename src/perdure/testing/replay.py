@@ -68,8 +68,8 @@ def replay(app: App, history: Exported | str | os.PathLike[str], workflow: Workf
     journal = [_entry(fields) for fields in document["journal"]]
     started_at = run["started_at"] or run["created_at"]
     claimed = Claimed(
-        number=0, id=run["id"], workflow=definition.name, status=Status.RUNNING, generation=run["generation"], epoch=0,
-        parent=None, input=json.dumps(run["input"]), seed=run["seed"], started_at=started_at,
+        number=0, id=run["id"], workflow=definition.stored_as, status=Status.RUNNING, generation=run["generation"],
+        epoch=0, parent=None, input=json.dumps(run["input"]), seed=run["seed"], started_at=started_at,
         deadline_at=run["deadline_at"], forked_from=run["forked_from"],
     )  # fmt: skip
     payloads = Payloads(None, app.limits)

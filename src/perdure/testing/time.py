@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -33,6 +33,8 @@ class _JumpingSelector(selectors.BaseSelector):
             return ready
         if self._loop.in_threads:
             return self._select_threads()
+        if self._loop.still:
+            return self._real.select(OLDEST_S)
         if timeout is None:
             problem = "everything waits and no timer is set: the test would wait for ever"
             raise Deadlock(problem)
@@ -66,12 +68,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """
     An event loop in virtual time.
 
-    Sockets are not waited for. Threads are: while a call runs in one, time stands still, and calls are answered
-    in the order in which they were begun.
+    Sockets are waited for only while `still` is not 0, as a store sees to. Threads are always waited for: while a
+    call runs in one, time stands still, and calls are answered in the order in which they were begun.
     """
 
     def __init__(self) -> None:
         self._virtual = 0.0
+        self.still = 0
         self._calls: dict[asyncio.Future[Any], Future[Any]] = {}
         self._pool: ThreadPoolExecutor | None = None
         super().__init__(_JumpingSelector(self))
@@ -154,6 +157,15 @@ class VirtualClock:
     def __init__(self, loop: VirtualLoop, start: int = START) -> None:
         self._loop = loop
         self._start = start
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Time does not jump inside: a database's answer is waited for."""
+        self._loop.still += 1
+        try:
+            yield
+        finally:
+            self._loop.still -= 1
 
     def now(self) -> int:
         """Microseconds since 1970, in virtual time."""

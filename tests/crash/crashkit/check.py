@@ -24,8 +24,17 @@ create trigger witness_journal after insert on perdure_journal begin
   select new.run, new.seq, new.kind, new.key, new.attempt, r.epoch, r.id, r.generation
   from perdure_runs r where r.number = new.run;
 end;
+create table held (in_all integer not null, of_key integer not null, of_worker integer not null);
+create trigger witness_slot after update on perdure_runs when old.slot <> 2 and new.slot = 2 begin
+  insert into held
+  select count(*), count(*) filter (where r.queue_key = new.queue_key), count(*) filter (where r.owner = new.owner)
+  from perdure_runs r where r.queue = new.queue and r.slot = 2 and r.finished_at is null;
+end;
 """
-"""The user's own table, and a copy of the journal that keeps what continue_as_new drops, in its transactions."""
+"""
+In the transactions of those who write: the user's own table, a copy of the journal that keeps what continue_as_new
+drops, and how many slots of a queue were held whenever one was given out.
+"""
 
 RULES = {
     # I8: nothing is lost.
@@ -173,7 +182,11 @@ def check_deeds(database: apsw.Connection, deeds: list[Deed], *, most: int) -> N
     Args:
         most: How often one attempt may have been begun: once, and once more for each death.
     """
-    ended = recorded(database).ended
+    check_diary(recorded(database).ended, deeds, most=most)
+
+
+def check_diary(ended: set[tuple[str, str]], deeds: list[Deed], *, most: int) -> None:
+    """As `check_deeds`, with the steps that have an outcome."""
     done = {(deed.run, deed.key) for deed in deeds}
     assert ended <= done, f"recorded, but never done: {sorted(ended - done)[:10]}"
     again = {deed: times for deed, times in Counter(deed[1:] for deed in deeds).items() if times > most}

@@ -18,9 +18,10 @@ class Deed(NamedTuple):
     attempt: int
 
 
-def begin(folder: str, number: int) -> None:
-    """This process is the test's process of this number, and its diary is in this folder."""
+def begin(folder: str, number: int, url: str) -> None:
+    """This process is the test's process of this number, its diary is in this folder, its database there."""
     os.environ["CRASH_FOLDER"] = folder
+    os.environ["CRASH_STORE"] = url.partition(":")[0]
     os.environ["CRASH_LIFE"] = str(number)
 
 
@@ -32,6 +33,11 @@ def folder() -> Path:
 def life() -> int:
     """Which of the test's processes this is, from 0."""
     return int(os.environ["CRASH_LIFE"])
+
+
+def store() -> str:
+    """The scheme of the database's URL."""
+    return os.environ["CRASH_STORE"]
 
 
 def note() -> None:

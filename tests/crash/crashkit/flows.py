@@ -20,6 +20,8 @@ HOLD_S = 0.02
 """The workers' WorkerOptions.hold."""
 PARKS_S = 0.04
 """Longer than that: the run gives up its worker."""
+BOOK = {"sqlite": "insert into ledger (run, label) values (?, ?)"}
+BOOK["postgresql"] = BOOK["sqlite"].replace("?, ?", "$1, $2")
 LARGE = 40_000
 """More characters than Limits.inline_bytes: the value goes to the table of blobs."""
 
@@ -76,7 +78,7 @@ def in_thread(label: str) -> str:
 
 def book(transaction: Transaction, label: str) -> int:
     diary.note()
-    transaction.execute("insert into ledger (run, label) values (?, ?)", (current_step().run_id, label))
+    transaction.execute(BOOK[diary.store()], (current_step().run_id, label))
     return len(label)
 
 
@@ -197,6 +199,15 @@ async def mixed(ctx: Context, i: int) -> list[Any]:
     async with asyncio.timeout(1000):
         last = await ctx.step(busy, f"{i}.last", 0.05)
     return [labels, children, retried, said, last]
+
+
+@app.workflow
+async def job(ctx: Context, i: int) -> int:
+    """For a queue; it waits in between, too."""
+    await ctx.step(busy, f"job {i}", 0.005)
+    await ctx.sleep(0.03)
+    await ctx.step(busy, f"job {i} again", 0.005)
+    return i
 
 
 # ------------------------------------------------------------------------------------------- awkward ones

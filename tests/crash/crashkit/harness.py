@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 import apsw
 
 from crashkit import roles
-from crashkit.check import SETUP
+from crashkit.check import SETUP, check, check_deeds
 from crashkit.diary import Deed, read
 from perdure.clock import SystemClock
 from perdure.model.limits import Limits
@@ -34,7 +34,7 @@ _context = multiprocessing.get_context("forkserver")
 
 def _start_server() -> None:
     """Start the fork server with the modules that its children need."""
-    _context.set_forkserver_preload(["crashkit.roles"])
+    _context.set_forkserver_preload(["crashkit.roles", "perdure.store.pg.store"])
     before = os.environ.get("PYTHONPATH")
     # Before Python 3.13 the server did not take over sys.path, so it could not find what it is to import.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [before])])
@@ -158,16 +158,21 @@ class Place:
         disk: Where the database is to be, if not in the folder.
 
     Attributes:
+        url: Of the database.
         database: The SQLite file; it exists, with perdure's schema and `check.SETUP`.
         diary: One line per body that was begun.
     """
 
     def __init__(self, folder: Path, disk: Path | None = None) -> None:
         self.folder = folder
-        self.database = (disk or folder) / "perdure.db"
         self.diary = folder / "diary"
         self.children: list[Child] = []
         self.diary.touch()
+        self._prepare(disk)
+
+    def _prepare(self, disk: Path | None) -> None:
+        self.database = (disk or self.folder) / "perdure.db"
+        self.url = f"sqlite:///{self.database}"
         store = SqliteStore(str(self.database), clock=SystemClock(), limits=Limits())
         store.open()
         store.abandon()
@@ -190,7 +195,7 @@ class Place:
             config: See `roles.Config`.
         """
         common = {
-            "url": f"sqlite:///{self.database}", "folder": str(self.folder), "life": len(self.children),
+            "url": self.url, "folder": str(self.folder), "life": len(self.children),
             "log": str(self.folder / f"log-{len(self.children)}"),
         }  # fmt: skip
         child = Child(self, role, common | config)
@@ -232,6 +237,22 @@ class Place:
         """The first column of a query's only row."""
         ((value,),) = self.rows(sql, *parameters)
         return value
+
+    def check(self) -> None:
+        """See `check.check`."""
+        with self.read() as database:
+            check(database)
+
+    def check_all_ended(self) -> None:
+        """See `check`, and no run is left."""
+        self.check()
+        left = self.rows("select id, status, reason from perdure_runs where finished_at is null limit 10")
+        assert not left, left
+
+    def check_deeds(self, *, most: int) -> None:
+        """See `check.check_deeds`."""
+        with self.read() as database:
+            check_deeds(database, self.deeds(), most=most)
 
     @contextlib.contextmanager
     def scene(self) -> Iterator[apsw.Connection]:

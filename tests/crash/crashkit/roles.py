@@ -6,6 +6,7 @@ A role is a coroutine function of its `Session`. Its configuration, a plain dict
     url, folder, log, life          set by `Place`; life counts the test's processes from 0
     worker                          options of the worker
     kill                            see `Killer`
+    machine                         where it runs, to the other workers: what they know of its process
     patience_ms                     how long SQLite waits for another process's lock
 """
 
@@ -22,7 +23,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from crashkit import diary, flows
-from perdure import App, PerdureError, RunHandle, Status, WorkerOptions
+from perdure import App, PerdureError, Queue, RunHandle, Status, WorkerOptions, ids
 from perdure.errors import RunFinished
 from perdure.store import batch, pulse, sqlite
 from perdure.store.operation import Operation
@@ -89,7 +90,7 @@ class Session:
         self.recorder = Recorder()
         self.app = flows.app.variant(
             url=config["url"],
-            worker=WorkerOptions(**({"hold": flows.HOLD_S} | config.get("worker", {}))),
+            worker=WorkerOptions(**({"hold": flows.HOLD_S, "retention": None} | config.get("worker", {}))),
             probe=Killer(*config["kill"]) if "kill" in config else self.recorder,
         )
 
@@ -117,7 +118,9 @@ def run(role: Role, pipe: Connection, config: dict[str, Any]) -> None:
     os.dup2(log, 2)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     faulthandler.enable()
-    diary.begin(config["folder"], config["life"])
+    diary.begin(config["folder"], config["life"], config["url"])
+    if "machine" in config:
+        ids.process_place = lambda: config["machine"]
     if "patience_ms" in config:
         for module in (batch, pulse, sqlite):
             module.BUSY_MILLISECONDS = config["patience_ms"]
@@ -255,6 +258,21 @@ async def mixed_load(session: Session) -> None:
         session.say("begun")
         for i in chance.sample(runs[::3], len(runs[::3])):
             await handles[i].signal("word", f"word {i}")
+        session.say("ended", {handle.id: await handle.result() for handle in handles})
+
+
+async def queue_load(session: Session) -> None:
+    """Make a queue with these limits, start `job` runs on it for several keys, and say how they ended."""
+    app, config = session.app, session.config
+    async with app.connected():
+        await app.client.set_queue(Queue("narrow", **config["limits"]))
+        handles = await asyncio.gather(
+            *[
+                app.start("job", i, id=f"job-{i}", queue="narrow", key=f"key {i % config['keys']}", priority=i % 3)
+                for i in range(config["runs"])
+            ]
+        )
+        session.say("begun")
         session.say("ended", {handle.id: await handle.result() for handle in handles})
 
 

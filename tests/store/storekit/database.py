@@ -53,7 +53,8 @@ class Database:
 
     def another(self, **options):
         """One more store: on the same database where the kind can share it."""
-        store = self.kind.open(**options)
+        store = self.kind.store(**options)
+        self.run(store.connect())
         self._stores.append(store)
         return store
 
@@ -61,6 +62,7 @@ class Database:
         for store in self._stores:
             self.run(store.close())
         self._loop.close()
+        self.kind.close()
 
     def run(self, coroutine):
         return self._loop.run_until_complete(coroutine)

@@ -42,7 +42,7 @@ class Generator:
         self.kinds: dict[Callable[[], Operation], int] = {
             self.start: 10, self.drive: 45, self.claim: 14, self.send: 12, self.cancel: 3, self.pause: 3,
             self.resume: 4, self.rerun: 5, self.fork: 3, self.register: 2, self.beat: 4, self.go: 2, self.sweep: 4,
-            self.prune: 1, self.tidy: 1, self.mistake: 1,
+            self.prune: 1, self.tidy: 1, self.mistake: 1, self.move: 1,
         }  # fmt: skip
 
     def batch(self, size: int) -> list[Operation]:
@@ -113,6 +113,8 @@ class Generator:
         )  # fmt: skip
         for tag in self.chance.sample("abc", self.chance.randrange(3)):
             operation.lines.append(line("add_tag", id=run_id, name=tag))
+        if self.happens(0.3):
+            operation.lines.append(line("start_trace", id=run_id, now=self.now, trace=self.new("t")))
         return operation
 
     def send(self) -> Operation:
@@ -182,6 +184,8 @@ class Generator:
             record.cancel(child["id"] if child else self.run_id(), '"given up"', self.now)
         if row["takeovers"] and self.happens(0.3):
             record.clear_suspicion()
+        if self.happens(0.2):
+            record.add("trace_run", number, record.epoch, self.new("t"))
         self.give_up(record, row, seq + len(entries), add)
         record.entries(entries)
 
@@ -220,7 +224,8 @@ class Generator:
     def claim(self) -> Operation:
         names = json.dumps(self.chance.choice((WORKFLOWS, WORKFLOWS, ("v",), ("w",), ())))
         most = self.chance.choice((1, 3, 100))
-        return Operation([line("claim", worker=self.worker(), now=self.now, most=most, workflows=names)])
+        asked = [line("due_now", now=self.now, most=1_000)] if self.happens(0.3) else []
+        return Operation([*asked, line("claim", worker=self.worker(), now=self.now, most=most, workflows=names)])
 
     def register(self) -> Operation:
         lines = []
@@ -238,6 +243,9 @@ class Generator:
         until = self.now + self.chance.randrange(200, 900)
         worker = self.worker()
         learn = [line("learn", worker=worker, workflows='["w"]')] if self.happens(0.2) else []
+        if self.happens(0.2):
+            until = self.now + self.chance.randrange(1, 90)
+            return Operation([line("take_chore", name=self.chance.choice("ab"), now=self.now, until=until)])
         return Operation([*learn, line("heartbeat", worker=worker, now=self.now, lease_until=until)])
 
     def go(self) -> Operation:
@@ -281,6 +289,15 @@ class Generator:
             self.note(row, "resumed", "{}"),
         ])  # fmt: skip
 
+    def move(self) -> Operation:
+        row = self.some_run()
+        if row is None:
+            return self.start()
+        target = "w" if self.happens(0.7) else "w@2"
+        return self.guarded(row, [
+            line("move_version", id=row["id"], epoch=row["epoch"], workflow=target), self.note(row, "moved", "{}"),
+        ])  # fmt: skip
+
     def rerun(self) -> Operation:
         row = self.some_run(lambda row: row["status"] in TERMINAL) or self.some_run()
         if row is None:
@@ -302,7 +319,7 @@ class Generator:
                 lines.append(line("drop_taken", id=run_id, seq=seq))
             topic, data = f"signal:{journal[seq][1]}", journal[seq][3]
             lines.append(
-                line("restore", id=run_id, place=place, topic=topic, key=keyed.get(seq), data=data, sent_at=self.now)
+                line("restore", id=run_id, rank=place, topic=topic, key=keyed.get(seq), data=data, sent_at=self.now)
             )
         for child in [other["id"] for other in self.model.runs.values() if other["parent"] == number][:3]:
             lines.append(line("tell_end", id=run_id, child=child, topic=f"child:{child}", now=self.now))
@@ -322,7 +339,7 @@ class Generator:
             *[line("copy_entry", id=fork_id, seq=place, **dict(zip(PARAMETERS["copy_entry"][2:], found, strict=True)))
               for place, (_, found) in enumerate(journal[:3], 1)],
             line("fork_child", id=child, workflow="w", input="1", seed=self.count, now=self.now, deadline_at=None,
-                 detached=0, parent=fork_id),
+                 detached=0, parent_id=fork_id),
         ]  # fmt: skip
         guards = [
             line("guard_there", number=NOBODY if self.happens(0.1) else row["number"]),
@@ -335,7 +352,10 @@ class Generator:
     def prune(self) -> Operation:
         most = self.chance.choice((2, 5, 100))
         before = self.now - self.chance.choice((0, 100, 1000))
-        drops = ("drop_journal", "drop_inbox", "drop_keyed", "drop_tags", "drop_blobs", "drop_blob_refs", "drop_runs")
+        drops = (
+            "drop_journal", "drop_inbox", "drop_keyed", "drop_tags", "drop_traces", "drop_blobs", "drop_blob_refs",
+            "drop_runs",
+        )  # fmt: skip
         return Operation([
             line("forget_workers", before=before),
             line("doom", before=before, statuses=json.dumps(sorted(TERMINAL)), most=most),

@@ -1,11 +1,16 @@
 """The kinds of stores that the conformance suite runs on."""
 
+import asyncio
 from contextlib import closing
 from pathlib import Path
 
 import apsw
+import asyncpg
+from postgreskit.server import server, with_search_path
 
 from perdure.model.limits import Limits
+from perdure.store.pg.dialect import composed
+from perdure.store.pg.store import PostgresStore
 from perdure.store.sqlite import SqliteStore
 
 NOW = 1_750_000_000_000_000
@@ -26,14 +31,20 @@ class SqliteFile:
 
     name = "sqlite-file"
     shared = True
+    mark = "?"
+    """How a user's SQL marks a parameter."""
 
     def __init__(self, folder: Path) -> None:
         self.path = str(folder / "store.db")
 
-    def open(self, **options) -> SqliteStore:
-        """A new store on this kind's database, opened; its schema is made by the first."""
+    def store(self, **options) -> SqliteStore:
+        """A new store on this kind's database, not connected yet."""
         options = {"synchronous": "OFF", "clock": StillClock(), "limits": Limits(), **options}
-        store = SqliteStore(self.path, **options)
+        return SqliteStore(self.path, **options)
+
+    def open(self, **options) -> SqliteStore:
+        """A new store, opened; the schema is made by the first."""
+        store = self.store(**options)
         store.open()
         return store
 
@@ -52,6 +63,9 @@ class SqliteFile:
     refusal: type[Exception] = apsw.ConstraintError
     """What `execute` raises when a trigger or a constraint refuses."""
 
+    def close(self) -> None:
+        """Nothing is kept open."""
+
 
 class SqliteMemory(SqliteFile):
     """A database in memory, which ends with its only store."""
@@ -63,4 +77,34 @@ class SqliteMemory(SqliteFile):
         self.path = ":memory:"
 
 
-KINDS = (SqliteFile, SqliteMemory)
+class PostgresSchema:
+    """A schema of a real Postgres."""
+
+    name = "postgres"
+    shared = True
+    mark = "$1"
+    refusal: type[Exception] = asyncpg.IntegrityConstraintViolationError
+
+    def __init__(self, _folder: Path, **options: str) -> None:
+        self.url = with_search_path(server().url(**options))
+        self._loop = asyncio.new_event_loop()
+        self._outside = None
+
+    def store(self, **options) -> PostgresStore:
+        return PostgresStore(self.url, **{"clock": StillClock(), "limits": Limits(), **options})
+
+    def execute(self, store: PostgresStore, sql: str, parameters=()) -> list[tuple]:
+        return self._loop.run_until_complete(self._execute(store, sql, parameters))
+
+    async def _execute(self, store, sql, parameters):
+        if self._outside is None:
+            self._outside = await store.address.connect()
+        return [tuple(row) for row in await self._outside.fetch(composed(store.address.schema, sql), *parameters)]
+
+    def close(self) -> None:
+        if self._outside is not None:
+            self._loop.run_until_complete(self._outside.close())
+        self._loop.close()
+
+
+KINDS = (SqliteFile, SqliteMemory, PostgresSchema)

@@ -33,6 +33,8 @@ class Model:
     tags: set[tuple[str, int]] = field(default_factory=set)
     blobs: dict[str, tuple[int, str]] = field(default_factory=dict)
     refs: set[tuple[int, str]] = field(default_factory=set)
+    traces: dict[int, str] = field(default_factory=dict)
+    chores: dict[str, int] = field(default_factory=dict)
     workers: dict[int, dict[str, Any]] = field(default_factory=dict)
     doomed: set[int] = field(default_factory=set)
     last: dict[str, int] = field(default_factory=lambda: {"run": 0, "message": 0, "worker": 0})
@@ -42,7 +44,7 @@ class Model:
         return Model(
             {number: dict(row) for number, row in self.runs.items()}, dict(self.journal),
             {number: dict(found) for number, found in self.inbox.items()}, set(self.tags), dict(self.blobs),
-            set(self.refs), {number: dict(row) for number, row in self.workers.items()}, set(self.doomed),
+            set(self.refs), dict(self.traces), dict(self.chores), {number: dict(row) for number, row in self.workers.items()}, set(self.doomed),
             dict(self.last),
         )  # fmt: skip
 
@@ -109,6 +111,7 @@ class Model:
     def insert_run(self, **values: Any) -> dict[str, Any]:
         row = dict.fromkeys(RunRow._fields)
         row |= {"generation": 1, "epoch": 0, "detached": 0, "takeovers": 0} | values
+        row |= {"queue_key": "", "priority": 0, "weight": 1, "slot": 0}
         if row["status"] not in {"queued", "running"} or (row["owner"] is not None and row["due_at"] is not None):
             raise Refused
         self.last["run"] += 1
@@ -164,6 +167,25 @@ class Model:
         if row := self.by_id(id):
             self.tags.add((name, row["number"]))
 
+    def start_trace(self, id, now, trace):
+        row = self.by_id(id)
+        if row and row["created_at"] == now and row["finished_at"] is None:
+            self.traces.setdefault(row["number"], trace)
+
+    def trace_run(self, run, epoch, trace):
+        if self.owned(run, epoch):
+            self.traces[run] = trace
+
+    def take_chore(self, name, now, until):
+        if self.chores.get(name, now) <= now:
+            self.chores[name] = until
+            yield ("chore",)
+
+    def due_now(self, now, most):
+        due = [row for row in self.runs.values() if row["due_at"] is not None and row["due_at"] <= now]
+        for row in sorted(due, key=lambda row: (row["due_at"], row["number"]))[:most]:
+            yield "due", row["number"], row["due_at"]
+
     def start(self, **values):
         if not self.by_id(values["id"]):
             yield "started", self.insert_run(**values)["number"]
@@ -177,8 +199,8 @@ class Model:
             )  # fmt: skip
             yield "child", id
 
-    def fork_child(self, id, workflow, input, seed, now, deadline_at, detached, parent):
-        if above := self.by_id(parent):
+    def fork_child(self, id, workflow, input, seed, now, deadline_at, detached, parent_id):
+        if above := self.by_id(parent_id):
             if self.by_id(id):
                 raise Refused
             self.insert_run(
@@ -223,15 +245,15 @@ class Model:
                 self._note_pause(row, data, now)
 
     # --------------------------------------------------------------------------------------- inbox
-    def take(self, run, epoch, id):
-        message = self.inbox.get(id)
-        if self.owned(run, epoch) and message and message["run"] == run and message["key"] is None:
-            del self.inbox[id]
+    def take(self, run, epoch, message):
+        found = self.inbox.get(message)
+        if self.owned(run, epoch) and found and found["run"] == run and found["key"] is None:
+            del self.inbox[message]
 
-    def take_keyed(self, run, epoch, id, seq):
-        message = self.inbox.get(id)
-        if self.owned(run, epoch) and message and message["run"] == run and message["taken_seq"] is None:
-            message["taken_seq"] = seq
+    def take_keyed(self, run, epoch, message, seq):
+        found = self.inbox.get(message)
+        if self.owned(run, epoch) and found and found["run"] == run and found["taken_seq"] is None:
+            found["taken_seq"] = seq
 
     def send(self, run_id, topic, key, data, now):
         row = self.by_id(run_id)
@@ -305,10 +327,10 @@ class Model:
             )
         )
 
-    def restore(self, id, place, topic, key, data, sent_at):
+    def restore(self, id, rank, topic, key, data, sent_at):
         if row := self.by_id(id):
             first = min((number for number in self.inbox if number < 0), default=0)
-            self.insert_message(first - place, run=row["number"], topic=topic, key=key, data=data, sent_at=sent_at)
+            self.insert_message(first - rank, run=row["number"], topic=topic, key=key, data=data, sent_at=sent_at)
 
     def tell_end(self, id, child, topic, now):
         row, ended = self.by_id(id), self.by_id(child)
@@ -413,6 +435,12 @@ class Model:
             self.change(row, **nothing, **again, takeovers=0)
             yield "rerun", row["number"]
 
+    def move_version(self, id, epoch, workflow):
+        row = self.by_id(id)
+        if row and (row["epoch"], row["owner"]) == (epoch, None) and row["status"] not in TERMINAL:
+            self.change(row, workflow=workflow, epoch=epoch + 1)
+            yield "moved", row["number"]
+
     # ------------------------------------------------------------------------------------- workers
     def register_worker(self, id, host, place, pid, workflows, now, lease_until):
         if all(row["id"] != id for row in self.workers.values()):
@@ -472,7 +500,7 @@ class Model:
             status = "running" if row["status"] in {"queued", "waiting"} else row["status"]
             begun = now if row["started_at"] is None else row["started_at"]
             self.change(row, owner=worker, epoch=row["epoch"] + 1, due_at=None, started_at=begun, status=status)
-            yield "claimed", *(row[name] for name in Claimed._fields)
+            yield "claimed", *(row[name] for name in Claimed._fields if name != "trace")
 
     def expire_runs(self, now, most_takeovers, reason):
         alive = {
@@ -519,6 +547,9 @@ class Model:
 
     def drop_tags(self):
         self.tags = {found for found in self.tags if found[1] not in self.doomed}
+
+    def drop_traces(self):
+        self.traces = {run: trace for run, trace in self.traces.items() if run not in self.doomed}
 
     def drop_blobs(self):
         kept = {hash for run, hash in self.refs if run not in self.doomed}

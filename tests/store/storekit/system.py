@@ -41,7 +41,7 @@ class Names:
     def row(self, row: Row) -> Row:
         """A returned row without numbers."""
         label, *values = row
-        if label in {"stale", "alive", "child", "orphan"}:
+        if label in {"stale", "alive", "child", "orphan", "chore"}:
             return row
         if label == "registered":
             return label, self.workers[values[0]]
@@ -80,7 +80,7 @@ def translated(operation: Operation, here: Names, there: Names) -> Operation:
     messages = {place: number for number, place in there.messages.items()}
 
     def value(statement: str, parameter: str, given: Any) -> Any:
-        if statement in {"take", "take_keyed"} and parameter == "id":
+        if statement in {"take", "take_keyed"} and parameter == "message":
             return messages.get(here.messages.get(given, ("", 0)), NOBODY)
         if parameter in {"run", "parent", "number"} and isinstance(given, int):
             return runs.get(run_ids.get(given, ""), NOBODY)
@@ -126,7 +126,13 @@ class ModelSystem:
             [[*place, *rest] for place, rest in model.journal.items()],
             [[number, *[found[name] for name in MESSAGE_COLUMNS]] for number, found in model.inbox.items()],
             [[number, *[row[name] for name in WORKER_COLUMNS]] for number, row in model.workers.items()],
-            [list(model.tags), [(hash, *rest) for hash, rest in model.blobs.items()], list(model.refs)],
+            [
+                list(model.tags),
+                [(hash, *rest) for hash, rest in model.blobs.items()],
+                list(model.refs),
+                list(model.traces.items()),
+                list(model.chores.items()),
+            ],
         )
 
 
@@ -171,6 +177,8 @@ class StoreSystem:
                 self._select("tag, run from perdure_tags"),
                 self._select("hash, size, data from perdure_blobs"),
                 self._select("run, hash from perdure_blob_refs"),
+                self._select("run, trace from perdure_traces"),
+                self._select("name, until from perdure_chores"),
             ],
         )
 
@@ -179,7 +187,7 @@ def dump(runs: list[Any], journal: list[Any], inbox: list[Any], workers: list[An
     """The canonical form of a state."""
     ids = {row[0]: row[1] for row in runs}
     worker_ids = worker_names((row[0], row[1]) for row in workers)
-    tags, blobs, refs = small
+    tags, blobs, refs, traces, chores = small
 
     def run(row: Any) -> dict[str, Any]:
         found = dict(zip(RunRow._fields, row, strict=True))
@@ -202,4 +210,6 @@ def dump(runs: list[Any], journal: list[Any], inbox: list[Any], workers: list[An
         "tags": sorted((tag, ids.get(at, "unknown")) for tag, at in tags),
         "blobs": sorted(tuple(row) for row in blobs),
         "refs": sorted((ids.get(at, "unknown"), hash) for at, hash in refs),
+        "traces": sorted((ids.get(at, "unknown"), trace) for at, trace in traces),
+        "chores": sorted(tuple(row) for row in chores),
     }

@@ -17,14 +17,21 @@ AT = 1_750_000_000_000_000
 MOMENT = datetime(2025, 6, 15, 15, 6, 40, tzinfo=UTC)
 ROW = RunRow(*range(len(RunRow._fields)))._replace(
     id="a", workflow="w", status="waiting", created_at=AT, started_at=AT, finished_at=None, deadline_at=None, due_at=AT,
-    waiting_for='["signal:go", "child:a/c"]', reason=None, forked_from="b@3", input="1",
+    waiting_for='["signal:go", "child:a/c"]', reason=None, forked_from="b@3", input="1", rank=None,
 )  # fmt: skip
 
 
 def test_a_run_is_shown_as_it_is():
     """A caller would see another run, or its times in the wrong place."""
     info = run_info(ROW)
-    same = {field.name for field in fields(RunInfo)} - {"status", "waiting_for", "reason"}
+    same = {field.name for field in fields(RunInfo)} - {
+        "status",
+        "waiting_for",
+        "reason",
+        "in_line",
+        "version",
+        "stuck",
+    }
     times = {name for name in same if name.endswith("_at")}
     for name in same - times:
         assert getattr(info, name) == getattr(ROW, name), name
@@ -33,6 +40,10 @@ def test_a_run_is_shown_as_it_is():
     assert info.status is Status.WAITING
     assert info.waiting_for == ["signal:go", "child:a/c"]
     assert info.reason is None
+    assert (info.in_line, run_info(ROW._replace(rank=5)).in_line) == (False, True)
+    assert (info.version, info.stuck) == ("", "")
+    pinned = run_info(ROW._replace(workflow="w@1.2"))
+    assert (pinned.workflow, pinned.version) == ("w", "1.2")
 
 
 def test_what_a_run_does_not_have_is_empty():

@@ -90,7 +90,7 @@ def test_listeners_hear_of_due_runs_and_of_mail():
 
     async def main(changes):
         heard = []
-        changes.on_due(lambda: heard.append("due"))
+        changes.on_due(lambda _: heard.append("due"))
         changes.on_mail(heard.append)
         tell(changes, changed=[1])
         assert heard == []
@@ -107,12 +107,12 @@ def test_a_listener_that_left_hears_nothing_more():
     async def main(changes):
         heard = []
 
-        def once():
+        def once(_elsewhere):
             heard.append("once")
             changes.forget(once)
 
         changes.on_due(once)
-        changes.on_due(lambda: heard.append("always"))
+        changes.on_due(lambda _: heard.append("always"))
         for _ in range(2):
             tell(changes, due=True)
         changes.forget(once)
@@ -126,7 +126,7 @@ def test_another_processs_commit_may_concern_everybody():
 
     async def main(changes):
         heard = []
-        changes.on_due(lambda: heard.append("due"))
+        changes.on_due(lambda _: heard.append("due"))
         changes.on_mail(heard.append)
         watcher, ender = changes.watch(1), changes.watch(2, until_end=True)
         changes.committed_elsewhere()

@@ -22,7 +22,8 @@ order by r.number limit :most;
 -- name: ill_never_due(most)
 -- Unfinished, nobody's, not due, not paused, and waiting for nothing that has a name.
 select count(*) over (), id from perdure_runs
-where owner is null and due_at is null and status in ('queued', 'waiting', 'compensating', 'cancelling')
+where owner is null and due_at is null and rank is null
+  and status in ('queued', 'waiting', 'compensating', 'cancelling')
   and (status = 'queued' or waiting_for is null or waiting_for = '[]')
 order by number limit :most;
 
@@ -128,9 +129,59 @@ order by hash limit :most;
 
 -- name: ill_no_worker(now, most)
 select count(*) over (), r.id from perdure_runs r
-where r.due_at <= :now
+where (r.due_at <= :now or r.rank is not null)
   and not exists (select 1 from perdure_workers w where w.state = 'alive' and w.lease_until >= :now)
 order by r.due_at, r.number limit :most;
+
+-- name: ill_queue_missing(most)
+-- Runs of a queue that has no row, so that no worker looks for them. Those being cancelled need no slot.
+select count(*) over (), r.id || ' (' || r.queue || ')' from perdure_runs r
+where r.queue is not null and r.slot > 0 and r.finished_at is null and r.owner is null and r.status <> 'paused'
+  and not exists (select 1 from perdure_queues q where q.name = r.queue)
+order by r.number limit :most;
+
+-- name: ill_slot(most)
+-- Somebody drives them, and they have no slot; or they have ended or are paused, and are still in line.
+select count(*) over (), id from perdure_runs
+where (owner is not null and slot = 1) or (queue is null and slot > 0)
+  or (rank is not null and (finished_at is not null or status = 'paused'))
+order by number limit :most;
+
+-- name: ill_over_limit(most)
+-- More slots are held than the queue allows: by all runs, or by those of one key.
+select count(*) over (), what from (
+  select q.name || ': ' || count(*) || ' of ' || q.concurrency as what
+  from perdure_queues q join perdure_runs r on r.queue = q.name
+  where r.slot = 2 and r.finished_at is null and q.concurrency is not null
+  group by q.name, q.concurrency having count(*) > q.concurrency
+  union all
+  select q.name || ', key ' || r.queue_key || ': ' || count(*) || ' of ' || q.per_key
+  from perdure_queues q join perdure_runs r on r.queue = q.name
+  where r.slot = 2 and r.finished_at is null and q.per_key is not null
+  group by q.name, r.queue_key, q.per_key having count(*) > q.per_key
+) t
+order by what limit :most;
+
+-- name: ill_queue_paused(most)
+select sum(count(*)) over (), q.name || ' (' || count(*) || ')'
+from perdure_queues q join perdure_runs r on r.queue = q.name
+where q.state = 'paused' and r.rank is not null
+group by q.name order by q.name limit :most;
+
+-- name: ill_queue_stuck(most)
+-- Each slot is held by a run that waits, and what some of them wait for stands in the line of the same queue.
+select count(*) over (), q.name from perdure_queues q
+where q.concurrency is not null and exists (
+    select 1 from perdure_runs c join perdure_runs p on p.number = c.parent
+    where c.queue = q.name and c.rank is not null and p.queue = q.name and p.slot = 2 and p.finished_at is null
+  )
+  and (select count(*) from perdure_runs h where h.queue = q.name and h.slot = 2 and h.finished_at is null)
+    >= q.concurrency
+  and not exists (
+    select 1 from perdure_runs h
+    where h.queue = q.name and h.slot = 2 and h.finished_at is null and (h.owner is not null or h.due_at is not null)
+  )
+order by q.name limit :most;
 
 -- name: ill_schema()
 select max(version) from perdure_schema;

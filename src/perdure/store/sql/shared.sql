@@ -2,13 +2,6 @@
 -- Heading: -- name: statement(parameters in their order).  A first parameter `tag` is the runner's: rows
 -- that a statement returns begin with it, so that a batch's rows find the operation they belong to.
 
--- name: fence(tag, run, epoch)
--- I1: a row comes back when the driver no longer owns the run.
-select :tag, 'stale'
-where not exists (
-  select 1 from perdure_runs where number = :run and epoch = :epoch and owner is not null
-);
-
 -- name: guard(tag, id, epoch, status)
 -- A row comes back, and the operation ends there, when the run is no longer as the caller has seen it.
 select :tag, 'stale'
@@ -24,10 +17,6 @@ select :tag, 'stale' where exists (select 1 from perdure_runs where id = :id);
 
 -- name: guard_blob(tag, hash)
 select :tag, 'stale' where not exists (select 1 from perdure_blobs where hash = :hash);
-
--- name: add_blob(hash, size, data)
-insert into perdure_blobs (hash, size, data) values (:hash, :size, :data)
-on conflict (hash) do nothing;
 
 -- name: start(tag, id, workflow, status, owner, epoch, due_at, input, seed, created_at, started_at, deadline_at, forked_from)
 -- No row back: the id is taken.
@@ -51,18 +40,29 @@ where number = :parent and epoch = :epoch and owner is not null
 on conflict (id) do nothing
 returning :tag, 'child', id;
 
--- name: fork_child(id, workflow, input, seed, now, deadline_at, detached, parent)
+-- name: fork_child(id, workflow, input, seed, now, deadline_at, detached, parent_id)
 -- What a fork waits for in place of a child of the run that it was forked from.
 insert into perdure_runs (
   id, workflow, status, due_at, input, seed, created_at, deadline_at, detached, parent, root
 )
 select :id, :workflow, 'queued', :now, :input, :seed, :now, :deadline_at, :detached, number, number
-from perdure_runs where id = :parent;
+from perdure_runs where id = :parent_id;
 
 -- name: add_tag(id, name)
 insert into perdure_tags (tag, run)
 select :name, number from perdure_runs where id = :id
 on conflict (tag, run) do nothing;
+
+-- name: start_trace(id, now, trace)
+-- Of a run that this commit has inserted.
+insert into perdure_traces (run, trace)
+select number, :trace from perdure_runs where id = :id and created_at = :now and finished_at is null
+on conflict (run) do nothing;
+
+-- name: trace_run(run, epoch, trace)
+insert into perdure_traces (run, trace)
+select number, :trace from perdure_runs where number = :run and epoch = :epoch and owner is not null
+on conflict (run) do update set trace = excluded.trace;
 
 -- name: add_blob_ref(id, hash)
 insert into perdure_blob_refs (run, hash)
@@ -76,21 +76,15 @@ select number, :seq, :kind, :key, :at, :data, :started_at, :attempt, :fingerprin
 from perdure_runs
 where id = :id and epoch = 0 and started_at is null;
 
--- name: append(run, epoch, seq, kind, key, at, data, started_at, attempt, fingerprint)
-insert into perdure_journal (run, seq, kind, key, at, data, started_at, attempt, fingerprint)
-select number, :seq, :kind, :key, :at, :data, :started_at, :attempt, :fingerprint
-from perdure_runs
-where number = :run and epoch = :epoch and owner is not null;
-
--- name: take(run, epoch, id)
+-- name: take(run, epoch, message)
 delete from perdure_inbox
-where id = :id and run = :run and key is null
+where id = :message and run = :run and key is null
   and exists (select 1 from perdure_runs where number = :run and epoch = :epoch and owner is not null);
 
--- name: take_keyed(run, epoch, id, seq)
+-- name: take_keyed(run, epoch, message, seq)
 -- Keyed messages stay, so that a second one under the key is recognised.
 update perdure_inbox set taken_seq = :seq
-where id = :id and run = :run and taken_seq is null
+where id = :message and run = :run and taken_seq is null
   and exists (select 1 from perdure_runs where number = :run and epoch = :epoch and owner is not null);
 
 -- name: send(tag, run_id, topic, key, data, now)
@@ -114,7 +108,8 @@ returning :tag, 'asked', run;
 -- name: cancel_children(run, epoch, now)
 -- The status says at once that they are to end; their drivers do the rest.
 update perdure_runs
-set status = 'cancelling', reason = null, due_at = case when owner is null then :now end
+set status = 'cancelling', reason = null, due_at = case when owner is null then :now end,
+  slot = case slot when 1 then 0 else slot end, rank = null
 where parent = :run and detached = 0 and status in ('queued', 'running', 'waiting', 'paused', 'compensating')
   and exists (select 1 from perdure_runs p where p.number = :run and p.epoch = :epoch and p.owner is not null);
 
@@ -129,15 +124,10 @@ returning :tag, 'asked', run;
 
 -- name: cancel_child(id, parent, epoch, now)
 update perdure_runs
-set status = 'cancelling', reason = null, due_at = case when owner is null then :now end
+set status = 'cancelling', reason = null, due_at = case when owner is null then :now end,
+  slot = case slot when 1 then 0 else slot end, rank = null
 where id = :id and status in ('queued', 'running', 'waiting', 'paused', 'compensating')
   and exists (select 1 from perdure_runs p where p.number = :parent and p.epoch = :epoch and p.owner is not null);
-
--- name: finish(run, epoch, status, output, error, now)
-update perdure_runs
-set status = :status, output = :output, error = :error, finished_at = :now,
-  owner = null, due_at = null, waiting_for = null, reason = null
-where number = :run and epoch = :epoch and owner is not null;
 
 -- name: release(run, epoch, now)
 -- Give the run back, due at once: the worker leaves, or the run begins anew with other input.
@@ -152,6 +142,11 @@ where number = :run and epoch = :epoch and owner is not null;
 update perdure_runs
 set first_input = coalesce(first_input, input), input = :input, takeovers = 0, takeover_seq = null
 where number = :run and epoch = :epoch and owner is not null;
+
+-- name: due_now(tag, now, most)
+-- Before a claim, for metrics: since when the runs are due that it may take.
+select :tag, 'due', number, due_at from perdure_runs
+where due_at is not null and slot = 0 and due_at <= :now order by due_at, number limit :most;
 
 -- name: clear_suspicion(run, epoch)
 -- The run has made progress since its worker died.
@@ -177,7 +172,8 @@ where run = :run
 
 -- name: pause_own(run, epoch, reason)
 update perdure_runs
-set status = 'paused', reason = :reason, owner = null, due_at = null, waiting_for = null, epoch = epoch + 1
+set status = 'paused', reason = :reason, owner = null, due_at = null, waiting_for = null, epoch = epoch + 1,
+  slot = case slot when 2 then 1 else slot end
 where number = :run and epoch = :epoch and owner is not null;
 
 -- name: notify_parent(tag, run, epoch, status, topic, now)
@@ -190,15 +186,17 @@ where c.number = :run and c.epoch = :epoch and c.status = :status and c.owner is
 returning :tag, 'notified', run;
 
 -- name: cancel(tag, id, now)
--- The status says at once that the run is to end; its driver does the rest.
+-- The status says at once that the run is to end; its driver does the rest, and stands in no line for it.
 update perdure_runs
-set status = 'cancelling', reason = null, due_at = case when owner is null then :now end
+set status = 'cancelling', reason = null, due_at = case when owner is null then :now end,
+  slot = case slot when 1 then 0 else slot end, rank = null
 where id = :id and status in ('queued', 'running', 'waiting', 'paused', 'compensating')
 returning :tag, 'cancelling', number, owner;
 
 -- name: pause_idle(tag, id, epoch, reason)
 update perdure_runs
-set status = 'paused', reason = :reason, due_at = null, waiting_for = null, epoch = epoch + 1
+set status = 'paused', reason = :reason, due_at = null, waiting_for = null, epoch = epoch + 1,
+  slot = case slot when 2 then 1 else slot end, rank = null
 where id = :id and epoch = :epoch and owner is null and status in ('queued', 'waiting')
 returning :tag, 'paused', number;
 
@@ -247,23 +245,22 @@ returning :tag, 'resumed', number;
 -- A new generation of an ended or paused run. Its predecessor's end stays in the journal's rerun entry.
 update perdure_runs
 set generation = generation + 1, status = 'queued', due_at = :now, epoch = epoch + 1, output = null, error = null,
-  reason = null, finished_at = null, deadline_at = null, waiting_for = null, takeovers = 0, takeover_seq = null
+  reason = null, finished_at = null, deadline_at = null, waiting_for = null, takeovers = 0, takeover_seq = null,
+  slot = case when queue is null then 0 else 1 end, ticket = null
 where id = :id and epoch = :epoch and owner is null
   and status in ('completed', 'failed', 'cancelled', 'paused')
 returning :tag, 'rerun', number;
+
+-- name: move_version(tag, id, epoch, workflow)
+-- The new epoch keeps a worker that has the run's coroutine in memory from going on with the old code.
+update perdure_runs set workflow = :workflow, epoch = epoch + 1
+where id = :id and epoch = :epoch and owner is null and status not in ('completed', 'failed', 'cancelled')
+returning :tag, 'moved', number;
 
 -- name: drop_taken(id, seq)
 -- A keyed message whose entry a rerun drops; it comes back by restore.
 delete from perdure_inbox
 where run = (select number from perdure_runs where id = :id) and key is not null and taken_seq = :seq;
-
--- name: restore(id, place, topic, key, data, sent_at)
--- A rerun gives back the messages that the dropped part of the history had taken. Their order is that of their
--- ids, and they come before all others: `place` counts from the last of them, 1, to the first.
-insert into perdure_inbox (id, run, topic, key, data, sent_at)
-select (select coalesce(min(i.id), 0) from perdure_inbox i where i.id < 0) - :place, number, :topic, :key, :data,
-  :sent_at
-from perdure_runs where id = :id;
 
 -- name: drop_control(id, topic)
 -- An old request to end or to pause does not hold for a run that an operator lets go on.
@@ -317,6 +314,12 @@ update perdure_workers set state = 'dead', lease_until = :now where number = :wo
 -- name: bury(now)
 update perdure_workers set state = 'dead' where state = 'alive' and lease_until < :now;
 
+-- name: take_chore(tag, name, now, until)
+-- A row comes back for whoever may do it now; for the others it is not due again before `until`.
+insert into perdure_chores (name, until) values (:name, :until)
+on conflict (name) do update set until = excluded.until where perdure_chores.until <= :now
+returning :tag, 'chore';
+
 -- name: forget_workers(before)
 delete from perdure_workers
 where state <> 'alive' and lease_until < :before
@@ -354,6 +357,9 @@ select number, id, host, place, pid, workflows, state, started_at, heartbeat_at,
   (select count(*) from perdure_runs r where r.owner = w.number)
 from perdure_workers w order by number;
 
+-- name: known_workflows(now)
+select workflows from perdure_workers where state = 'alive' and lease_until >= :now order by number;
+
 -- name: suspects()
 -- Workers that count as alive, or own runs though they do not, even if they have been forgotten.
 select number, place, pid, state, lease_until from perdure_workers w
@@ -362,8 +368,11 @@ union all
 select distinct owner, '', 0, 'unknown', 0 from perdure_runs r
 where owner is not null and not exists (select 1 from perdure_workers w where w.number = r.owner);
 
--- name: next_due(after)
-select min(due_at) from perdure_runs where due_at is not null and due_at > :after;
+-- name: backlog(now, most)
+-- How many runs are due that nobody has claimed, counted up to a limit, and since when the first of them is.
+select count(*), min(due_at) from (
+  select due_at from perdure_runs where due_at is not null and slot = 0 and due_at <= :now order by due_at limit :most
+) chosen;
 
 -- name: counts()
 select status, count(*) from perdure_runs group by status;

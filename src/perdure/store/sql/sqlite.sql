@@ -1,11 +1,50 @@
 -- Statements of SQLite. Each says why it differs from the other databases'.
 
+-- name: add_blob(hash, size, data)
+-- differs: nobody removes it meanwhile, as one writes at a time.
+insert into perdure_blobs (hash, size, data) values (:hash, :size, :data)
+on conflict (hash) do nothing;
+
+-- name: fence(tag, run, epoch)
+-- differs: once for each row, which is what executemany does.
+-- I1: a row comes back when the driver no longer owns the run.
+select :tag, 'stale'
+where not exists (
+  select 1 from perdure_runs where number = :run and epoch = :epoch and owner is not null
+);
+
+-- name: append(run, epoch, seq, kind, key, at, data, started_at, attempt, fingerprint)
+-- differs: as fence.
+insert into perdure_journal (run, seq, kind, key, at, data, started_at, attempt, fingerprint)
+select number, :seq, :kind, :key, :at, :data, :started_at, :attempt, :fingerprint
+from perdure_runs
+where number = :run and epoch = :epoch and owner is not null;
+
+-- name: restore(id, rank, topic, key, data, sent_at)
+-- differs: one writer at a time needs no lock.
+-- A rerun gives back the messages that the dropped part of the history had taken. Their order is that of their
+-- ids, and they come before all others: `rank` counts from the last of them, 1, to the first.
+insert into perdure_inbox (id, run, topic, key, data, sent_at)
+select (select coalesce(min(i.id), 0) from perdure_inbox i where i.id < 0) - :rank, number, :topic, :key, :data,
+  :sent_at
+from perdure_runs where id = :id;
+
+-- name: finish(run, epoch, status, output, error, now)
+-- differs: Postgres ends all runs of a batch at once.
+update perdure_runs
+set status = :status, output = :output, error = :error, finished_at = :now,
+  owner = null, due_at = null, waiting_for = null, reason = null
+where number = :run and epoch = :epoch and owner is not null;
+
 -- name: park(run, epoch, due_at, waiting_for, now)
 -- differs: the topics are a JSON array, read with json_each.
 -- A message that came meanwhile makes the run due at once, so no wake-up is lost (I8).
 update perdure_runs
 set owner = null, waiting_for = :waiting_for, takeovers = 0,
   status = case status when 'running' then 'waiting' else status end,
+  slot = case when slot = 2 and status = 'running' and exists (
+    select 1 from perdure_queues q where q.name = perdure_runs.queue and q.frees = 1
+  ) then 1 else slot end,
   due_at = case when exists (
     select 1 from perdure_inbox i
     where i.run = :run and i.taken_seq is null
@@ -16,14 +55,14 @@ where number = :run and epoch = :epoch and owner is not null;
 -- name: wake(run, topic, now)
 -- differs: json_each.
 update perdure_runs set due_at = :now
-where number = :run and owner is null and (due_at is null or due_at > :now)
+where number = :run and owner is null and rank is null and (due_at is null or due_at > :now)
   and status in ('waiting', 'cancelling', 'compensating')
   and (:topic glob 'control:*' or exists (select 1 from json_each(waiting_for) where value = :topic));
 
 -- name: wake_id(id, topic, now)
 -- differs: json_each.
 update perdure_runs set due_at = :now
-where id = :id and owner is null and (due_at is null or due_at > :now)
+where id = :id and owner is null and rank is null and (due_at is null or due_at > :now)
   and status in ('waiting', 'cancelling', 'compensating')
   and (:topic glob 'control:*' or exists (select 1 from json_each(waiting_for) where value = :topic));
 
@@ -37,10 +76,11 @@ set owner = :worker, epoch = epoch + 1, due_at = null, started_at = coalesce(sta
   status = case when status in ('queued', 'waiting') then 'running' else status end
 where number in (
   select number from perdure_runs
-  where due_at is not null and due_at <= :now and +workflow in (select value from json_each(:workflows))
+  where due_at is not null and slot = 0 and due_at <= :now
+    and +workflow in (select value from json_each(:workflows))
     and (takeovers < 2 or number = (
       select s.number from perdure_runs s
-      where s.due_at is not null and s.due_at <= :now and s.takeovers >= 2
+      where s.due_at is not null and s.slot = 0 and s.due_at <= :now and s.takeovers >= 2
         and +s.workflow in (select value from json_each(:workflows))
         and not exists (select 1 from perdure_runs o where o.owner = :worker and o.takeovers >= 2)
       order by s.takeovers, s.due_at, s.number limit 1
@@ -49,7 +89,15 @@ where number in (
   limit :most
 )
 returning :tag, 'claimed', number, id, workflow, status, generation, epoch, parent, input, seed, started_at,
-  deadline_at, forked_from, takeovers;
+  deadline_at, forked_from, takeovers, queue;
+
+-- name: any_due(now, workflows)
+-- differs: json_each.
+-- Whether there is anything to claim without a queue's leave.
+select number from perdure_runs
+where due_at is not null and slot = 0 and due_at <= :now
+  and +workflow in (select value from json_each(:workflows))
+order by due_at, number limit 1;
 
 -- name: expire_runs(tag, now, most_takeovers, reason)
 -- differs: `is` compares nulls as equal.
@@ -69,7 +117,10 @@ set owner = null, epoch = epoch + 1, waiting_for = null,
       and takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number) then :reason end,
   due_at = case
     when takeovers + 1 >= :most_takeovers
-      and takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number) then null else :now end
+      and takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number) then null else :now end,
+  slot = case
+    when slot = 2 and takeovers + 1 >= :most_takeovers
+      and takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number) then 1 else slot end
 where owner is not null
   and owner not in (select w.number from perdure_workers w where w.state = 'alive' and w.lease_until >= :now)
 returning :tag, 'expired', number, status;
@@ -91,6 +142,16 @@ order by i.run, i.id;
 -- differs: json_each. One look for everybody who waits, however many they are.
 select number from perdure_runs
 where number in (select value from json_each(:runs)) and finished_at is not null;
+
+-- name: lined_up(runs)
+-- differs: json_each.
+-- For metrics: how long those runs stood in line that have just got their first slot of a queue.
+select queue, slot_at - created_at from perdure_runs
+where number in (select value from json_each(:runs)) and slot_at = started_at;
+
+-- name: traces(runs)
+-- differs: json_each.
+select run, trace from perdure_traces where run in (select value from json_each(:runs));
 
 -- name: blobs(hashes)
 -- differs: json_each.
@@ -131,6 +192,10 @@ delete from perdure_inbox where key is not null and run in (select number from t
 -- name: drop_tags()
 -- differs: temp table.
 delete from perdure_tags where run in (select number from temp.perdure_doomed);
+
+-- name: drop_traces()
+-- differs: temp table.
+delete from perdure_traces where run in (select number from temp.perdure_doomed);
 
 -- name: drop_blobs()
 -- differs: temp table.
@@ -209,7 +274,7 @@ order by w.number limit :most;
 -- differs: json_each, glob.
 -- Not what has become due since the doctor looked at the clock: a minute covers the time that it takes.
 select count(*) over (), r.id from perdure_runs r
-where r.owner is null and r.status in ('waiting', 'cancelling', 'compensating')
+where r.owner is null and r.rank is null and r.status in ('waiting', 'cancelling', 'compensating')
   and (r.due_at is null or r.due_at > :now + 60000000)
   and exists (
     select 1 from perdure_inbox i
@@ -225,7 +290,7 @@ order by r.number limit :most;
 -- differs: json_each.
 -- Due, and no live worker knows the workflow; one row per workflow.
 select sum(count(*)) over (), r.workflow || ' (' || count(*) || ')' from perdure_runs r
-where r.due_at <= :now
+where (r.due_at <= :now or r.rank is not null)
   and exists (select 1 from perdure_workers a where a.state = 'alive' and a.lease_until >= :now)
   and not exists (
     select 1 from perdure_workers w, json_each(w.workflows) k
@@ -237,7 +302,7 @@ order by r.workflow limit :most;
 -- name: ill_overdue(now, since, most)
 -- differs: json_each.
 select count(*) over (), r.id from perdure_runs r
-where r.due_at <= :since
+where r.due_at <= :since and r.slot <> 1
   and exists (
     select 1 from perdure_workers w, json_each(w.workflows) k
     where w.state = 'alive' and w.lease_until >= :now and k.value = r.workflow

@@ -48,15 +48,36 @@ create table perdure_runs (
   takeovers integer not null default 0,
   takeover_seq integer,
   forked_from text,
+  -- The queue that it goes through, if any: see docs/adr/0009-queues.md.
+  queue text,
+  queue_key text not null default '',
+  priority integer not null default 0,
+  weight integer not null default 1,
+  -- 0: needs none; 1: wants one of its queue; 2: holds one.
+  slot integer not null default 0 check (slot in (0, 1, 2)),
+  -- Its place while it stands in the line of its key; the smallest comes first.
+  rank integer,
+  -- Its last slot's number among all that the queue has given out, and when it got it.
+  ticket integer,
+  slot_at integer,
   -- what it was started with, once continue_as_new has replaced its input
   first_input text,
   -- I8 in one line: whoever is owned is not due as well.
-  check (owner is null or due_at is null)
+  check (owner is null or due_at is null),
+  check (rank is null or (slot = 1 and owner is null and due_at is null))
 ) strict;
--- claim, next_due: the runs that are due
-create index perdure_runs_due on perdure_runs (due_at) where due_at is not null;
--- expire_runs, suspects, workers: the runs of one worker
-create index perdure_runs_owner on perdure_runs (owner) where owner is not null;
+-- claim, next_due: the runs that are due and need no queue's leave
+create index perdure_runs_due on perdure_runs (due_at) where due_at is not null and slot = 0;
+-- expire_runs, suspects, workers, claim_held, claim_line: the runs of one worker
+create index perdure_runs_owner on perdure_runs (owner, queue) where owner is not null;
+-- line_up, claim_held, next_due: the runs of a queue that are due, with a slot and without
+create index perdure_runs_queue_due on perdure_runs (queue, slot, due_at) where due_at is not null and slot > 0;
+-- claim_line, next_due, place_in_line: who stands in line, key by key
+create index perdure_runs_line on perdure_runs (queue, queue_key, rank, number, workflow) where rank is not null;
+-- claim_line, queue_counts: the slots that are taken, key by key
+create index perdure_runs_slots on perdure_runs (queue, queue_key) where slot = 2 and finished_at is null;
+-- remove_queue, dead_letters, dead_count: the runs of a queue, by status
+create index perdure_runs_queue on perdure_runs (queue, status, number) where queue is not null;
 -- counts, list by status: the runs of one status
 create index perdure_runs_status on perdure_runs (status, number);
 -- list by workflow: the runs of one workflow
@@ -142,6 +163,19 @@ create table perdure_tags (
 -- drop_tags, tags_of: the tags of one run
 create index perdure_tags_run on perdure_tags (run);
 
+-- What observers keep with a run from one process to the next; only tracing does. Apart from the runs, whose rows
+-- stay small.
+create table perdure_traces (
+  run integer primary key,
+  trace text not null
+) strict;
+
+-- What one worker does for all, and when it is due again.
+create table perdure_chores (
+  name text primary key,
+  until integer not null
+) strict, without rowid;
+
 -- Payloads too large for a row, stored once by content.
 create table perdure_blobs (
   hash text primary key,
@@ -155,3 +189,70 @@ create table perdure_blob_refs (
 ) strict, without rowid;
 -- drop_blobs, drop_orphans: whether anybody still refers to a blob
 create index perdure_blob_refs_hash on perdure_blob_refs (hash);
+
+-- Queues and their limits; null is no limit. They may be changed while runs go through them.
+create table perdure_queues (
+  name text primary key,
+  state text not null default 'open' check (state in ('open', 'paused', 'draining')),
+  concurrency integer,
+  per_worker integer,
+  per_key integer,
+  -- Whether a run that waits gives its slot back and lines up again.
+  frees integer not null default 0,
+  -- Microseconds of waiting that one level of priority is worth.
+  ageing integer not null,
+  -- How many slots it has given out, and whose turn was the last.
+  served integer not null default 0,
+  cursor text not null default '',
+  -- What the code that declared it says, so that only a change of the code overrules an operator.
+  declared text,
+  -- Of the change that was the last, so that its rates are told from those of an attempt that changed nothing.
+  mark text not null
+) strict;
+create table perdure_rates (
+  queue text not null,
+  place integer not null,
+  most integer not null,
+  -- Microseconds: the window; how finely it is counted; how long a count counts.
+  period integer not null,
+  grain integer not null,
+  span integer not null,
+  by_key integer not null,
+  primary key (queue, place)
+) strict, without rowid;
+-- Weights of the slots given out in the windows that still count.
+create table perdure_spent (
+  queue text not null,
+  place integer not null,
+  key text not null,
+  at integer not null,
+  used integer not null,
+  until integer not null,
+  primary key (queue, place, key, at)
+) strict, without rowid;
+-- forget_spent, next_due: which of a queue's counts end first
+create index perdure_spent_until on perdure_spent (queue, until);
+create trigger perdure_runs_ticket after update of ticket on perdure_runs when new.ticket is not null
+begin
+  update perdure_queues set served = new.ticket, cursor = new.queue_key
+  where name = new.queue and served < new.ticket;
+  insert into perdure_spent (queue, place, key, at, used, until)
+  select queue, place, iif(by_key = 1, new.queue_key, ''), new.slot_at / grain * grain, min(new.weight, most),
+    new.slot_at / grain * grain + span
+  from perdure_rates where queue = new.queue
+  on conflict (queue, place, key, at) do update set used = used + excluded.used;
+end;
+
+-- Names that runs were started under, so that starts are told from repetitions: dedupe, debounce, batch.
+create table perdure_names (
+  scope text not null,
+  name text not null,
+  run_id text not null,
+  -- Until when it is taken; null: until its run has ended.
+  until integer,
+  primary key (scope, name)
+) strict, without rowid;
+-- drop_names: the names of one run
+create index perdure_names_run on perdure_names (run_id);
+-- forget_names: the names whose time is over
+create index perdure_names_until on perdure_names (until) where until is not null;

@@ -1,0 +1,125 @@
+"""The store that a URL names."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from typing import Literal
+
+from perdure.clock import Clock
+from perdure.errors import InvalidOption
+from perdure.model.limits import Limits
+from perdure.store.batch import Probe
+from perdure.store.changes import Changes
+from perdure.store.migrate import migrations
+from perdure.store.sqlite import SqliteStore
+from perdure.store.store import Store
+
+_POSTGRES = ("postgresql", "postgres")
+_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
+
+
+def store_at(
+    url: str,
+    *,
+    clock: Clock,
+    limits: Limits,
+    synchronous: Literal["FULL", "NORMAL"] = "FULL",
+    inline_only: bool = False,
+    changes: Changes | None = None,
+    probe: Probe | None = None,
+) -> Store:
+    """
+    A store, not connected yet.
+
+    Args:
+        synchronous, inline_only: SQLite's, see `SqliteStore`. Postgres has `synchronous_commit` for each role and
+            database.
+
+    Raises:
+        InvalidOption: The URL is of no database that perdure knows, or its driver is not installed.
+    """
+    if is_postgres(url):
+        _check_driver()
+        from perdure.store.pg.store import PostgresStore  # noqa: PLC0415 - only those who use it have its driver
+
+        return PostgresStore(url, clock=clock, limits=limits, changes=changes, probe=probe)
+    return SqliteStore(
+        sqlite_path(url), clock=clock, limits=limits, synchronous=synchronous, inline_only=inline_only,
+        changes=changes, probe=probe,
+    )  # fmt: skip
+
+
+def is_postgres(url: str) -> bool:
+    """Whether a URL is of a Postgres database."""
+    return url.partition("://")[0] in _POSTGRES
+
+
+def sqlite_path(url: str) -> str:
+    """
+    The file that a URL names; ":memory:" for none.
+
+    Raises:
+        InvalidOption: Not a URL of SQLite.
+    """
+    scheme, found, rest = url.partition("://")
+    if not found or scheme != "sqlite":
+        option = "url"
+        known = "write sqlite:///file.db or postgresql://user@host/database"
+        raise InvalidOption(option, f"{url!r} is none that perdure knows; {known}")
+    path = rest.removeprefix("/")
+    return path if path not in {"", ":memory:"} else ":memory:"
+
+
+def is_new(url: str) -> bool:
+    """Whether there is no file yet, so that making the database cannot spoil anything; a server's are never made so."""
+    if is_postgres(url):
+        return False
+    path = sqlite_path(url)
+    return not os.path.exists(path) or os.path.getsize(path) == 0  # noqa: PTH110, PTH202 - no import of pathlib
+
+
+def in_memory(url: str) -> bool:
+    """Whether other processes cannot reach it."""
+    return not is_postgres(url) and sqlite_path(url) == ":memory:"
+
+
+def shown(url: str) -> str:
+    """A URL without its password."""
+    return _PASSWORD.sub(r"\1:***@", url)
+
+
+def schema_sql(url: str, now: int) -> str:
+    """
+    What makes an empty database into one of perdure's, for those who must review or run it themselves.
+
+    Args:
+        now: When it was made, microseconds since 1970.
+    """
+    dialect = "postgres" if is_postgres(url) else "sqlite"
+    parts = [
+        f"{migration.sql.rstrip()}\n\ninsert into perdure_schema (version, name, applied_at)\n"
+        f"values ({migration.version}, '{migration.name}', {now});\n"
+        for migration in migrations(dialect)
+    ]
+    if not is_postgres(url):
+        return "begin immediate;\n" + "\n".join(parts) + "commit;\n"
+    _check_driver()
+    from perdure.store.pg.address import address  # noqa: PLC0415 - as above
+    from perdure.store.pg.migrate import whole_sql  # noqa: PLC0415 - as above
+
+    return whole_sql(address(url).schema, "\n".join(parts))
+
+
+def _check_driver() -> None:
+    """
+    Whether the driver of Postgres is there.
+
+    Raises:
+        InvalidOption: It is not.
+    """
+    if importlib.util.find_spec("asyncpg") is None:
+        option = "url"
+        problem = "a Postgres database needs the driver asyncpg: pip install 'perdure[postgres]'"
+        raise InvalidOption(option, problem)

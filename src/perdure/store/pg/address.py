@@ -1,0 +1,79 @@
+"""A Postgres URL: what of it is perdure's own, and how to connect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+
+from perdure.errors import InvalidOption
+
+CONNECT_S = 10.0
+MAX_SCHEMA = 48
+"""Bytes of a schema's name; the channel of its notifications is named after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """
+    Where the database is, and how perdure uses it.
+
+    Attributes:
+        dsn: For the driver.
+        schema: Where perdure's tables are.
+        listen: Whether to be told of other processes' commits by LISTEN; without it, perdure asks for them.
+        pooled: Connections lead to a transaction-mode pooler: nothing is kept on them between transactions.
+    """
+
+    dsn: str
+    schema: str = "perdure"
+    listen: bool = True
+    pooled: bool = False
+
+    @property
+    def where(self) -> str:
+        """What errors call it: no password."""
+        parts = urlsplit(self.dsn)
+        place = parts.netloc.rpartition("@")[2] or dict(parse_qsl(parts.query)).get("host", "")
+        return f"{place}{parts.path}, schema {self.schema}"
+
+    async def connect(self, **settings: str) -> asyncpg.Connection:
+        """
+        A new connection.
+
+        Args:
+            settings: Of the session; a pooler would refuse them, so it gets none.
+        """
+        server = {} if self.pooled else {"application_name": "perdure", **settings}
+        return await asyncpg.connect(
+            self.dsn, timeout=CONNECT_S, server_settings=server, statement_cache_size=0 if self.pooled else 200,
+            max_cached_statement_lifetime=0,
+        )  # fmt: skip
+
+
+def address(url: str) -> Address:
+    """
+    Take a URL apart: `postgresql://user:password@host/database?schema=perdure&listen=off&pooler=transaction`.
+
+    Everything that is not perdure's own (sslmode, …) goes to the driver.
+
+    Raises:
+        InvalidOption: One of perdure's own parameters has a value that it does not know.
+    """
+    parts = urlsplit(url)
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    schema = given.pop("schema", "perdure")
+    pooler, listen = given.pop("pooler", "off"), given.pop("listen", None)
+    if not schema or len(schema.encode()) > MAX_SCHEMA or "\0" in schema:
+        option = "url schema"
+        raise InvalidOption(option, f"{schema!r} is not a name of 1 to {MAX_SCHEMA} bytes")
+    for option, value, known in (("url pooler", pooler, ("off", "transaction")), ("url listen", listen, ("on", "off"))):
+        if value is not None and value not in known:
+            raise InvalidOption(option, f"{value!r} is neither {known[0]} nor {known[1]}")
+    pooled = pooler == "transaction"
+    dsn = urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(given), ""))
+    if not parts.netloc:
+        # urlunsplit leaves the slashes out where there is no host, as with a socket's path in the query.
+        dsn = f"{parts.scheme}://{parts.path}?{urlencode(given)}"
+    return Address(dsn, schema, listen == "on" or (listen is None and not pooled), pooled)

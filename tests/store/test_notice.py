@@ -1,0 +1,136 @@
+"""Several processes on one Postgres: what one commits the others hear of, or find out by asking."""
+
+import asyncio
+
+import pytest
+from postgreskit.server import server
+
+from perdure import App, Context, WorkerOptions
+from perdure.errors import InvalidOption
+from perdure.store.pg import notice
+from perdure.store.pg.address import address
+
+NEVER = 10_000.0
+
+
+def worker_on(url) -> App:
+    app = App(url, worker=WorkerOptions(lease=60))
+
+    @app.workflow
+    async def greet(ctx: Context, name: str) -> str:
+        asked = await ctx.receive("more", str)
+        return f"{name} {asked}"
+
+    return app
+
+
+async def talk(url, rounds=3) -> None:
+    """One app starts runs and talks to them, another one drives them."""
+    async with worker_on(url), worker_on(url).connected() as client:
+        client.client.store.start_polling()
+        for place in range(rounds):
+            handle = await client.start("greet", f"n{place}")
+            while (await handle.info()).status != "waiting":
+                await client.client.store.changes.watch((await client.client.row(handle.id)).number)
+            await client.signal(handle.id, "more", "yes")
+            assert await handle.result() == f"n{place} yes"
+
+
+def within_time(main) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(30):
+            await main
+
+    asyncio.run(bounded())
+
+
+def test_others_are_told_by_notifications(monkeypatch):
+    """A run would begin, wake up and end only when somebody happens to look."""
+    for name in ("POLL_QUICK_S", "POLL_SLOW_S", "POLL_LISTENING_S"):
+        monkeypatch.setattr(notice, name, NEVER)
+    within_time(talk(server().url()))
+
+
+def test_a_client_that_only_starts_jobs_is_heard(monkeypatch):
+    """A job from a process that listens to nothing would be begun when a worker happens to look."""
+    for name in ("POLL_QUICK_S", "POLL_SLOW_S", "POLL_LISTENING_S"):
+        monkeypatch.setattr(notice, name, NEVER)
+    url = server().url()
+
+    def app_with_queue() -> App:
+        app = worker_on(url)
+        app.queue("jobs")
+
+        @app.workflow(queue="jobs")
+        async def nod(_ctx: Context) -> bool:
+            return True
+
+        return app
+
+    async def main() -> None:
+        async with app_with_queue() as worker:
+            for place in range(4):
+                async with app_with_queue().connected() as client:
+                    await client.start("nod", id=f"job-{place}")
+                assert await worker.handle(f"job-{place}", "nod").result() is True
+
+    within_time(main())
+
+
+@pytest.mark.parametrize("options", [{"listen": "off"}, {"pooler": "transaction"}], ids=str)
+def test_others_find_out_by_asking(options):
+    """Behind a pooler that cannot listen nothing would ever happen."""
+    within_time(talk(server().url(**options)))
+
+
+def test_listening_goes_on_after_the_connection_broke(monkeypatch):
+    """One broken connection would make a worker slow for the rest of its life."""
+    monkeypatch.setattr(notice, "RETRY_S", 0.0)
+    url = server().url()
+
+    async def main() -> None:
+        async with worker_on(url), worker_on(url).connected() as client:
+            store = client.client.store
+            store.start_polling()
+            outside = await address(url).connect()
+            for _ in range(3):
+                while not store._notice.listening:
+                    await store._notice.nudged.wait()
+                    store._notice.nudged.clear()
+                await outside.execute("select pg_terminate_backend($1)", store._notice._connection.get_server_pid())
+                await store._notice.lost.wait()
+            await outside.close()
+        await talk(url)
+
+    within_time(main())
+
+
+def test_a_notification_that_nobody_understands_is_a_reason_to_look():
+    """Another version's notification, or one cut short, would stop the listener."""
+
+    async def main() -> None:
+        url = server().url()
+        async with App(url).connected() as app:
+            told = asyncio.Event()
+            app.client.store.changes.on_mail(lambda _: told.set())
+            app.client.store._notice._heard(None, 1, "x", "nonsense")
+            app.client.store._notice._heard(None, 1, "x", '["other", true, null, null, null]')
+            await told.wait()
+
+    within_time(main())
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://h/d?pooler=yes", "postgresql://h/d?listen=1", "postgresql://h/d?schema="]
+)
+def test_unknown_options_are_refused(url):
+    """A slip of the pen would connect to something else, or slowly."""
+    with pytest.raises(InvalidOption):
+        App(url)
+
+
+def test_what_is_not_perdures_own_goes_to_the_driver():
+    """TLS would be off although the URL asks for it."""
+    found = address("postgresql://u:secret@h:1/d?sslmode=require&schema=x&listen=off")
+    assert (found.dsn, found.schema, found.listen) == ("postgresql://u:secret@h:1/d?sslmode=require", "x", False)
+    assert "secret" not in found.where
