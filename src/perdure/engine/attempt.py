@@ -54,7 +54,10 @@ class Attempt:
         self._ended = ended
         self._tell = tell
         self._timer: asyncio.TimerHandle | None = None
-        self._task = asyncio.Task(self._body(), loop=host.loop, name=request.key, context=context)
+        # None once it is over: its context leads back here, and a circle waits for a garbage collection.
+        self._task: asyncio.Task[None] | None = asyncio.Task(
+            self._body(), loop=host.loop, name=request.key, context=context
+        )
         if request.step.limited:
             at, error = self._limit()
             self._timer = host.loop.call_later(max(0, at - self.started_at) / SECOND, self._expire, error)
@@ -67,7 +70,9 @@ class Attempt:
     def cancel(self, error: BaseException | None = None) -> None:
         """Stop it: its outcome does not matter any more, or is this error."""
         self._close(error or asyncio.CancelledError())
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
 
     def _close(self, _error: BaseException | None) -> None:
         self.over = True
@@ -128,6 +133,7 @@ class Attempt:
     def _finish(self, text: str, decoded: Any, error: BaseException | None) -> None:
         if not self.over:
             self._close(error)
+            self._task = None
             self._ended(self, text, decoded, error)
 
 

@@ -139,9 +139,8 @@ class Driver:
     def lose(self) -> None:
         """Another worker owns the run now, or this worker must stop: forget it without writing (I1)."""
         if self.state != "over":
-            self._put_aside(EVICTED)
-            self._writer.close()
-            self.state, self.how = "over", "lost"
+            self.evict()
+            self.how = "lost"
             self.host.left(self)
 
     def crash(self, error: BaseException) -> None:
@@ -158,14 +157,16 @@ class Driver:
 
     def evict(self) -> None:
         """Forget the run without a word: a parked one to free its memory, any when the worker is killed."""
-        self.state = "over"
-        self._writer.close()
-        self._put_aside(EVICTED)
+        if self.state != "over":
+            self.state = "over"
+            self._writer.close()
+            self._put_aside(EVICTED)
+            del self._writer, self._steps, self._alarm  # no circles stay behind, see `Machine.close`
 
     @property
     def running(self) -> bool:
         """Whether bodies of steps run."""
-        return bool(self._steps.running)
+        return self.state != "over" and bool(self._steps.running)
 
     # ------------------------------------------------------------------------------------ the decision
     def advance(self) -> None:
@@ -268,14 +269,12 @@ class Driver:
             return
         quiet = self._pausing is not None or self._releasing
         self._steps.committed(self.run, begin=not quiet)
-        if quiet or not self._steps.running or self._steps.ready or self._waits.mailbox or self._writer.anything:
+        machine, steps = self.machine, self._steps
+        moved = machine.done or machine.divergence is not None or self._waits.mailbox or self._writer.anything
+        if quiet or moved or steps.ready or not steps.running:
             self.advance()
         else:
-            machine = self.machine
-            if machine.done or machine.divergence is not None:
-                self.advance()
-            else:
-                self._alarm.set(self._first_time())
+            self._alarm.set(self._first_time())
 
     def _check_children(self, taken: list[ChildStart]) -> None:
         for child in taken:
@@ -492,6 +491,8 @@ class Driver:
         self.state = "parked" if self.how == "parked" else "over"
         self._check_children(taken)
         self.host.left(self)
+        if self.state == "over":
+            del self._writer, self._steps, self._alarm  # as above
 
     def _now(self) -> int:
         """Time that does not go back behind the journal's last entry, whatever the clocks of workers say."""

@@ -89,7 +89,12 @@ class RunFuture(asyncio.Future[Any]):
             return False
         if self.request is not None and self.given_up is not None:
             self.given_up(self.request)
+            self.settle()
         return True
+
+    def settle(self) -> None:
+        """Stand for its request no more; each would otherwise keep the other until a garbage collection."""
+        self.request = self.given_up = None
 
 
 class Timers(Protocol):

@@ -235,7 +235,13 @@ class Machine:
             del task, tasks  # a failed task's traceback leads to this frame, and must not lead back to the task
             self.loop.run_to_rest()
         self.loop.close()
+        # No circles are left behind: what runs leave behind would be most of the garbage collector's work.
+        for request in self.wanted.values():
+            request.future.settle()
         self.wanted.clear()
+        self._timers.clear()
+        self.main = None
+        del self.loop
 
     # --------------------------------------------------------------------------------- context's side
     def check(self) -> None:
@@ -417,6 +423,7 @@ class Machine:
 
     def _resolve(self, request: Request, entry: Entry, decoded: Any) -> None:
         future = request.future
+        future.settle()
         if isinstance(request, TimerRequest) and request.handle is not None:
             self._timers.pop(request.handle, None)
             self.loop.fire(request.handle)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import json
 import logging
-import sys
 from collections import OrderedDict
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from perdure import ids
 from perdure.clock import SECOND, Clock, micros
@@ -26,6 +22,7 @@ from perdure.model.run import Claimed, Message
 from perdure.store.load import load_messages
 from perdure.store.operation import Done, Operation, Row
 from perdure.store.store import Store
+from perdure.worker.calls import NESTING, Calls
 from perdure.worker.children import look_at_taken
 from perdure.worker.claims import claiming, look_ahead, read_claimed, taken
 from perdure.worker.heartbeat import Heartbeat
@@ -39,8 +36,6 @@ from perdure.worker.takeover import add_takeover, next_look, tell_expired
 from perdure.worker.tasks import Tasks
 
 log = logging.getLogger("perdure.worker")
-NESTING = sys.version_info < (3, 14)
-"""Whether a private loop may be stepped from inside a task of this loop; later Pythons know one task per thread."""
 
 
 class Worker:
@@ -83,8 +78,6 @@ class Worker:
         self._loading: set[int] = set()
         self._tasks = Tasks(self.id)
         self._reserved = 0
-        self._soon: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self._context = contextvars.copy_context()
         self._state = "new"
         self._claiming = False
         self._look_again = False
@@ -108,6 +101,8 @@ class Worker:
             DuplicateName: A worker with the chosen id is alive.
         """
         self.loop = asyncio.get_running_loop()
+        self._calls = Calls(self.loop, self.store)
+        self.now, self.soon = self._calls.now, self._calls.soon
         self.threads = ThreadPoolExecutor(self.options.threads, "perdure-step")
         await self._register()
         self._state = "working"
@@ -378,32 +373,7 @@ class Worker:
     @property
     def alone(self) -> bool:
         """Whether one driver has this worker for itself, so that nobody could share its commit."""
-        return len(self._drivers) == 1 and not self._soon and NESTING
-
-    def now(self, callback: Callable[..., None], *args: Any) -> None:
-        """Call it, outside the context of the body that has just ended, and commit what comes of it."""
-        self._context.run(self._hear, [(callback, args)])
-
-    def soon(self, callback: Callable[..., None], *args: Any) -> None:
-        """Call it on the loop's next turn, and commit what comes of all such calls together."""
-        self._soon.append((callback, args))
-        if len(self._soon) == 1:
-            self.loop.call_soon(self._call_soon, context=self._context)
-
-    def _call_soon(self) -> None:
-        calls, self._soon = self._soon, []
-        self._hear(calls)
-
-    def _hear(self, calls: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
-        self.store.hold()
-        try:
-            for callback, args in calls:
-                try:
-                    callback(*args)
-                except Exception:
-                    log.exception("worker %s: an internal call failed", self.id)
-        finally:
-            self.store.flush()
+        return len(self._drivers) == 1 and NESTING and not self._calls.pending
 
     def left(self, driver: Driver) -> None:
         """The driver no longer owns its run."""

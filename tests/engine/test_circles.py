@@ -1,0 +1,65 @@
+"""Runs that are over leave nothing to the cyclic garbage collector (docs/adr/0017-no-circles.md)."""
+
+import asyncio
+import gc
+
+import pytest
+
+from perdure import Context
+from perdure.worker.calls import collector_waiting
+
+
+async def step(n: int) -> dict[str, int]:
+    return {"n": n}
+
+
+async def many_things(ctx: Context, n: int) -> int:
+    total = sum([(await ctx.step(step, i))["n"] for i in range(n)])
+    await asyncio.gather(*[ctx.step(step, i) for i in range(n)])
+    await ctx.sleep(5)
+    await ctx.emit("seen", total)
+    return total + await ctx.receive("never", int, timeout=5, default=1)
+
+
+def left_behind(lab, name, *arguments):
+    """How many objects a further run leaves to the collector, after a few have warmed up what is made once."""
+    found = []
+
+    async def main():
+        async with lab.worker(many_things) as app:
+
+            async def once():
+                await (await app.start(name, *arguments)).result()
+                await asyncio.sleep(1)
+
+            for _ in range(3):
+                await once()
+            gc.collect()
+            gc.disable()
+            try:
+                await once()
+                found.append(gc.collect())
+            finally:
+                gc.enable()
+
+    lab.play(main)
+    return found[0]
+
+
+def test_a_run_that_is_over_leaves_nothing_to_the_collector(lab):
+    """Each step would leave a circle, and the collector look through all living runs to find it."""
+    assert left_behind(lab, "many_things", 20) == 0
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_as_it_was_after_a_crowd(enabled):
+    """A program that has switched the collector off would find it on, or one that has it on would leak."""
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with pytest.raises(KeyError), collector_waiting():
+            assert not gc.isenabled()
+            raise KeyError
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if before else gc.disable)()
