@@ -307,7 +307,7 @@ async def strange_ends(kind, status, makers, *, locking=True):
         await bench.close()
 
 
-@pytest.mark.timeout(170)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(("status", "makers"), CASES, **NAMES)
 def test_every_interleaving_ends_as_one_after_the_other(status, makers, tmp_path):
     """Under READ COMMITTED a stale owner could write, or a message arrive just when nobody looks (I1, I8)."""
