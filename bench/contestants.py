@@ -45,7 +45,7 @@ class Limit:
 
 _CEILING = frozenset({"W1", "W2", "W2S", "W3"})
 _DBOS = frozenset({"W1", "W2", "W3", "W3R", "W4", "W4S", "IMPORT", "IDLE"})
-_PERDURE = _CEILING | _DBOS | {"W2H", "MEM"}
+_PERDURE = _CEILING | _DBOS | {"W2F", "W2H", "MEM"}
 _QUEUES = frozenset({"W5"})
 _ABSURD = frozenset({"W1", "W2", "W3", "W4", "W4S", "W5"})
 _PERDURE_PG = (_PERDURE | {"W5", "SLEEP", "CLUSTER", "SCALE"}) - {"IMPORT", "MEM"}
@@ -67,7 +67,7 @@ CONTESTANTS = (
 GROUPS = (
     ("W1",),
     ("W3",),
-    ("W2S", "W2H", "W2"),
+    ("W2S", "W2H", "W2F", "W2"),
     ("W3R",),
     ("W4",),
     ("W4S",),
@@ -85,6 +85,7 @@ WORKLOADS = {
     "W1": "one run of one step, one at a time",
     "W2": "runs of 10 steps, all started at once",
     "W2S": "the same, 100 in progress at a time",
+    "W2F": "W2 as a flow of 10 nodes",
     "W2H": "W2 with 1,000,000 finished runs in the database",
     "W3": "one run of 1,000 sequential steps",
     "W3R": "W3 killed at step 900 and started again",
@@ -110,6 +111,7 @@ RATIOS = (
     Ratio("W2", "steps_per_s", "ceiling-thread", 0.2, judged=False),
     Ratio("W2", "steps_per_s", "dbos", 50),
     Ratio("W2", "steps_per_s", "dbos-wal", 50, judged=False),
+    Ratio("W2F", "steps_per_s", "perdure", 0.9, rival_workload="W2"),
     Ratio("W2H", "steps_per_s", "perdure", 0.85, rival_workload="W2"),
     Ratio("W3", "steps_per_s", "ceiling-inline", 0.7),
     Ratio("W3", "steps_per_s", "ceiling-thread", 0.7),
@@ -204,6 +206,7 @@ SHOWN = {
     "W1": ("runs_per_s", "p50_ms", "p99_ms", *_RATES),
     "W2": ("runs_per_s", "steps_per_s", *_RATES, "rss_start_mb", "rss_peak_mb"),
     "W2S": ("runs_per_s", "steps_per_s", *_RATES),
+    "W2F": ("runs_per_s", "steps_per_s", *_RATES),
     "W2H": ("runs_per_s", "steps_per_s", *_RATES, "rss_start_mb", "rss_peak_mb"),
     "W3": ("steps_per_s", *_RATES),
     "W3R": ("recover_s", "steps_repeated", "steps_lost"),

@@ -5,6 +5,7 @@ import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import fill
 import fill_postgres
@@ -13,7 +14,7 @@ from jobs import Crew, JobLog, w5
 from meter import Figures, Meter, idling, latencies, memory_kib
 from parked import Parked
 from peer import Job, main
-from perdure import App, Context, RunFilter, Status, WorkerOptions, Workflow
+from perdure import App, Context, Flow, RunFilter, Status, WorkerOptions, Workflow
 
 LONG_S = 3600.0
 AT_ONCE = 500
@@ -146,6 +147,33 @@ def w2(job: Job) -> Figures:
         return meter.figures(runs=n, steps=n * steps)
 
     return measured(job, work)
+
+
+def w2f(job: Job) -> Figures:
+    """The same runs as those of a flow."""
+    n, steps = job.sizes.w2_runs, job.sizes.w2_steps
+
+    async def body(i: int) -> dict[str, int]:
+        step_log.hit(i)
+        return {"i": i}
+
+    flow = Flow("flow", output=lambda state: sum(result["i"] for result in state.results.values()))
+    for place in range(steps):
+        flow = flow.step(f"step {place}", body, given=lambda _state, place=place: place)
+
+    async def work(made: Bench) -> Figures:
+        workflow = made.app.flow(flow)
+        assert await (await made.app.start(workflow)).result() == sum(range(steps))
+        with Meter() as meter:
+            results = await asyncio.gather(*[_result(made.app, workflow) for _ in range(n)])
+        assert results == [sum(range(steps))] * n
+        return meter.figures(runs=n, steps=n * steps)
+
+    return measured(job, work)
+
+
+async def _result(app: App, workflow: Workflow[..., Any]) -> Any:
+    return await (await app.start(workflow)).result()
 
 
 def w2s(job: Job) -> Figures:
@@ -371,7 +399,8 @@ def work(url: str, log: str) -> None:
 
 if __name__ == "__main__":
     main(
-        {"W1": w1, "W2": w2, "W2S": w2s, "W2H": w2h, "W3": w3, "W3R": w3r, "W4": w4, "W4S": w4s, "W5": queue}
-        | {"MEM": memory, "IMPORT": imports, "IDLE": idle, "SLEEP": sleep, "CLUSTER": cluster, "SCALE": scale},
+        {"W1": w1, "W2": w2, "W2S": w2s, "W2F": w2f, "W2H": w2h, "W3": w3, "W3R": w3r, "W4": w4, "W4S": w4s}
+        | {"W5": queue, "MEM": memory, "IMPORT": imports, "IDLE": idle}
+        | {"SLEEP": sleep, "CLUSTER": cluster, "SCALE": scale},
         {"recover": recover, "parking": parking, "work": work},
     )

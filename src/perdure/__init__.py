@@ -32,6 +32,8 @@ from perdure.errors import (
     Terminal,
     TooFewSucceeded,
 )
+from perdure.flow.builder import Entry, Flow
+from perdure.flow.state import State
 from perdure.model.limits import Limits
 from perdure.model.queue import Debounce, Dedupe, Queue, Rate
 from perdure.model.retry import Retry
@@ -49,6 +51,8 @@ __all__ = [
     "Context",
     "Debounce",
     "Dedupe",
+    "Entry",
+    "Flow",
     "InvalidInput",
     "Limits",
     "MapResult",
@@ -69,6 +73,7 @@ __all__ = [
     "RunNotFound",
     "RunTimedOut",
     "StartConflict",
+    "State",
     "Status",
     "Step",
     "StepInfo",

@@ -22,6 +22,8 @@ from perdure.engine.definition import AsyncStep, Registry, Step, StepOptions, Sy
 from perdure.engine.observer import Observer, joined
 from perdure.engine.threaded import SyncContext
 from perdure.errors import InvalidOption, StoreClosed
+from perdure.flow.builder import Flow
+from perdure.flow.play import children_of, compiled
 from perdure.model.limits import Limits
 from perdure.model.queue import Debounce, Dedupe, Queue
 from perdure.store.batch import Probe
@@ -217,11 +219,7 @@ class App:
             DuplicateName: Another workflow of this app has the name, and the version.
             InvalidOption: An option that there is not, no function, or one that declares the other kind's context.
         """
-        try:
-            settings = WorkflowOptions(**options)
-        except TypeError as error:
-            option = "workflow options"
-            raise InvalidOption(option, str(error)) from None
+        settings = workflow_options(options)
 
         def register(fn: Any) -> Workflow[..., Any]:
             workflow: Workflow[..., Any] = Workflow(fn, settings)
@@ -230,6 +228,25 @@ class App:
             return workflow
 
         return register(fn) if fn is not None else register
+
+    def flow(self, flow: Flow, /, **options: Any) -> Workflow[..., Any]:
+        """
+        Register a flow under its name; it is started like a workflow.
+
+        Args:
+            options: Fields of `WorkflowOptions`, without the name.
+
+        Raises:
+            DuplicateName: Another workflow of this app has the name, and the version.
+            UnknownWorkflow: One of its children is not registered; register them first.
+        """
+        registered = workflow_options(options | {"name": flow.name})
+        for child in children_of(flow):
+            if child != flow.name:
+                self.registry.pick(child)
+        workflow = compiled(flow, registered)
+        self.registry.add(workflow)
+        return workflow
 
     def queue(self, name: str, **limits: Any) -> Queue:
         """
@@ -401,13 +418,27 @@ class App:
         """See `Client.signal`."""
         return await self.client.signal(run_id, name, data, key=key)
 
-    async def cancel(self, run_id: str, reason: str = "") -> None:
+    async def cancel(self, run_id: str, reason: str = "", *, compensate: bool = False) -> None:
         """See `Client.cancel`."""
-        await self.client.cancel(run_id, reason)
+        await self.client.cancel(run_id, reason, compensate=compensate)
 
     async def move_version(self, run_id: str, version: str) -> None:
         """See `Steering.move_version`: let a run go on with another version of its workflow."""
         await self.client.move_version(run_id, version)
+
+
+def workflow_options(options: dict[str, Any]) -> WorkflowOptions:
+    """
+    The options of a workflow, as a user gave them.
+
+    Raises:
+        InvalidOption: There is no such option, or it is wrong.
+    """
+    try:
+        return WorkflowOptions(**options)
+    except TypeError as error:
+        option = "workflow options"
+        raise InvalidOption(option, str(error)) from None
 
 
 def _age(text: str) -> timedelta | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _HEX_BITS = 48
 _ID = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")
 _NAME = re.compile(r"(?!~)[^\x00-\x1f\x7f\ud800-\udfff/]{1,200}(?<!#)")
-_REPEAT = re.compile(r"#\d+$")
+_REPEAT = re.compile(r"#(?:\d+|compensate)$")
 MAX_ID = 200
 
 
@@ -154,6 +154,6 @@ def check_name(what: str, value: Any) -> str:
             what,
             value,
             "it must have 1 to 200 characters, no '/' or control characters, not begin with '~' "
-            "and not end in '#' or '#' and digits (perdure numbers repeats so)",
+            "and not end in '#', '#' and digits or '#compensate' (perdure names repeats and compensations so)",
         )
     return value

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from postgreskit.server import store_url
 
-from perdure import App, RunEvent, RunInfo, WorkerOptions
+from perdure import App, Flow, RunEvent, RunInfo, WorkerOptions
 from perdure.clock import to_datetime
 from perdure.errors import RunCancelled, RunFailed
 from perdure.model.entry import ENDINGS, OUTCOMES
@@ -79,7 +79,10 @@ class Lab:
         app = App(store_url(self.path), clock=self.clock, worker=worker, synchronous="OFF", **settings)
         for workflow in workflows:
             fn, more = workflow if isinstance(workflow, tuple) else (workflow, {})
-            app.workflow(fn, **more) if not more else app.workflow(**more)(fn)
+            if isinstance(fn, Flow):
+                app.flow(fn, **more)
+            else:
+                app.workflow(fn, **more) if not more else app.workflow(**more)(fn)
         return app
 
     @asynccontextmanager
@@ -93,10 +96,10 @@ class Lab:
 
         async def main() -> Ended:
             name = name_of(workflow)
-            async with self.worker(workflow, *others, **settings or {}) as app:
+            async with self.worker(*others, workflow, **settings or {}) as app:
                 handle = await app.start(name, *args, **options)
                 ended = await self.ended(app, handle.id, name)
-            async with self.worker(workflow, *others, **settings or {}) as app:
+            async with self.worker(*others, workflow, **settings or {}) as app:
                 await self.check_replay(app, ended, name)
             return ended
 
@@ -115,7 +118,7 @@ class Lab:
         async def main() -> Ended:
             started = False
             while True:
-                async with self.worker(workflow, *others, lease=30) as app:
+                async with self.worker(*others, workflow, lease=30) as app:
                     self.working, self.dead = app, asyncio.Event()
                     if not started:
                         started = await app.start(name, *args, id="r", **options)
@@ -191,6 +194,15 @@ class Lab:
             wait = min(10, wait * 1.1)
         raise AssertionError(f"{run_id} is {info.status}, not {statuses}: {await self.journal(app, run_id)}")
 
+    async def waits_for(self, app, run_id, topic) -> RunInfo:
+        """Let virtual time pass until the run is parked and waits for this."""
+        for _ in range(1000):
+            info = await app.handle(run_id).info()
+            if info.owner is None and info.waiting_for == [topic]:
+                return info
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"{info} does not wait for {topic}")
+
     def seconds(self) -> float:
         """Virtual time since its beginning."""
         return (self.clock.now() - START) / 1_000_000
@@ -201,7 +213,7 @@ class Lab:
 
 def name_of(workflow) -> str:
     fn, options = workflow if isinstance(workflow, tuple) else (workflow, {})
-    return options.get("name", fn.__name__)
+    return fn.name if isinstance(fn, Flow) else options.get("name", fn.__name__)
 
 
 def vars_of(error):

@@ -1,4 +1,4 @@
-"""Runs that are over leave nothing to the cyclic garbage collector (docs/adr/0017-no-circles.md)."""
+"""Runs that are over leave nothing to the cyclic garbage collector (docs/adr/0019-no-circles.md)."""
 
 import asyncio
 import gc

@@ -22,6 +22,14 @@ PRINTS = {
         "~3/look_up: step failed",
         "Those I could find have 5800000 inhabitants together.",
     ],
+    "order.py": [
+        'n3[/"approval: wait for approve, at most 2 s"/]',
+        "A: A in a box handed over, label on it",
+        "B: Terminal: ada said no",
+        "    attempt_failed  charge#compensate",
+        "    step_completed  stock#compensate\n    2 chairs left, 4900 cents taken\n    unpacked: C in a box",
+        "C: ReceiveTimedOut: No signal 'approve' came within 2 s.",
+    ],
     "poll.py": ["job-7 was done at poll 10", "entries in the journal at the end: 6, of 31 that were made"],
     "tenants.py": [
         "waits for queue exports: 1 of 1 running for the key 'big'",

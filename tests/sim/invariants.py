@@ -22,7 +22,7 @@ def check(world: World) -> None:
     """Report every invariant that does not hold."""
     world.mirror.refresh()
     world.mirror.check_endings()
-    for check_one in (_runs, _journals, _signals, _families, _transactions, _bodies, _results):
+    for check_one in (_runs, _journals, _signals, _families, _transactions, _bodies, _rollbacks, _results):
         check_one(world)
 
 
@@ -179,6 +179,26 @@ def _bodies(world: World) -> None:
             world.wrong(f"{place} may run at most once, and was begun by {names}")
         if len(names) > 1 and not world.chaos.schedule:
             world.wrong(f"nothing went wrong, and {place} was begun by {names}")
+
+
+def _rollbacks(world: World) -> None:
+    """What a run did is undone once if the run failed or was cancelled, in reverse order, and not at all if it completed."""
+    mirror = world.mirror
+    for number, run in mirror.runs.items():
+        last = mirror.rounds[number]
+        done = [fact for fact in mirror.facts[number] if fact.round == last and fact.kind == Kind.STEP_COMPLETED]
+        undone = [fact.key for fact in done if fact.key.endswith("#compensate")]
+        wanted = [
+            f"{fact.key}#compensate" for fact in reversed(done) if (run.id, last, fact.key) in world.undoable
+        ]  # fmt: skip
+        kinds = {fact.kind for fact in mirror.facts[number] if fact.round == last}
+        unasked = run.status == "cancelled" and run.workflow != "play" and Kind.COMPENSATING not in kinds
+        if run.status == "completed" or unasked:
+            wanted = []
+        if run.workflow != "play":
+            undone, wanted = sorted(undone), sorted(wanted)
+        if undone != wanted:
+            world.wrong(f"{run.id} is {run.status}; undone is {undone}, and it should be {wanted}")
 
 
 def _results(world: World) -> None:

@@ -196,6 +196,8 @@ class Process(Lane):
         if spec.get("once") and (run.number, spec["round"], info.key, info.attempt) not in mirror.begun:
             world.wrong(f"{place} may run at most once, and began before that was durable")
         world.bodies.setdefault(place, []).append(self.name)
+        if spec.get("undo"):
+            world.undoable.add(place[:3])
         return place
 
     def _epoch(self, number: int) -> int | None:

@@ -14,7 +14,7 @@ LEAVES = (
 )  # fmt: skip
 BRANCHES = (
     "seq", "seq", "gather", "gather", "group", "first", "each", "race", "timeout", "timeout", "call", "call", "spawn",
-    "map", "scope", "patched", "tidy",
+    "map", "scope", "patched", "tidy", "flow", "flow",
 )  # fmt: skip
 SYNC_LEAVES = (*(leaf for leaf in LEAVES if leaf != "limited"), "call", "scope")
 NAMES = ("go", "stop", "more")
@@ -39,7 +39,7 @@ class Draw:
         parts = []
         while self.room > 0:
             parts.append(self.leaf(SYNC_LEAVES) if sync else self.node(3))
-        if self.rng.random() < 0.08:
+        if self.rng.random() < 0.15:
             parts.append({"do": "fail", "value": next(self.values)})
         return {"do": "seq", "parts": parts}
 
@@ -59,7 +59,8 @@ class Draw:
     def _step(self, _depth: int, **more: Any) -> Node:
         rng = self.rng
         delay = rng.choice((0, 0, 0.001, 0.02, 0.3, 1.0, rng.choice((0.1, 3.0, 9.0))))
-        return {"do": "step", "value": next(self.values), "delay": delay, "tries": 1, **more}
+        undo = {"fails": rng.choice((0, 0, 1, 3)), "delay": rng.choice((0, 0.02, 3.0))} if rng.random() < 0.3 else None
+        return {"do": "step", "value": next(self.values), "delay": delay, "tries": 1, "undo": undo, **more}
 
     def _flaky(self, depth: int) -> Node:
         tries = self.rng.choice((2, 3, 4))
@@ -146,6 +147,15 @@ class Draw:
             "do": "patched", "name": self.rng.choice(PATCHES), "new": self.node(depth), "old": self.node(0),
         }  # fmt: skip
 
+    def _flow(self, _depth: int) -> Node:
+        rng = self.rng
+        self.room -= 4
+        return {
+            "do": "flow", "value": next(self.values), "way": rng.choice("ab"), "delay": rng.choice((0, 0.02, 2.0)),
+            "fails": rng.choice((0, 0, 1, 2)), "nap": rng.choice((0, 0.3, 8.0)), "fail": rng.random() < 0.3,
+            "undo": {"fails": rng.choice((0, 0, 2)), "delay": rng.choice((0, 0.5))},
+        }  # fmt: skip
+
     def _tidy(self, depth: int) -> Node:
         return {"do": "tidy", "part": self.node(depth), "last": self._step(0)}
 
@@ -187,6 +197,8 @@ def expected(node: Node) -> Any:  # noqa: C901, PLR0911 - one line for each kind
         return expected(node["part"])
     if do == "spawn":
         return [expected(node["part"]) if node["awaited"] else "not awaited", expected(node["between"])]
+    if do == "flow":
+        return "child failed" if node["fail"] else [node["value"] * 2 + 1] * 4
     if do == "map":
         return [item["value"] * 2 + 1 for item in node["items"] if not item["fails"]]
     if do in {"scope", "tidy"}:

@@ -129,7 +129,7 @@ class _Errors(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if self.world is not None:
             text = record.getMessage()
-            self.world.note(None, f"LOG {text}")
+            self.world.note(None, f"LOG {text.replace(str(self.world.path), 'the file')}")
             if "internal task failed" in text:
                 self.world.wrong(text)
 

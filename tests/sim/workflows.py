@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.sim.process import Flaky
 
-from perdure import Context, Retry, Step, SyncContext, Transaction, current_step
+from perdure import Context, Flow, Retry, State, Step, SyncContext, Terminal, Transaction, current_step
 from perdure.errors import ChildFailed, ReceiveTimedOut, StepInterrupted, StepTimedOut
 
 if TYPE_CHECKING:
@@ -47,7 +47,14 @@ class Steps:
             process.finish(process.begin(spec), spec)
             return value
 
+        async def undo(_result: int, spec: Spec) -> int:
+            told = spec | {"fails": spec["undo"]["fails"], "once": False, "undo": None}
+            place = process.begin(told)
+            await asyncio.sleep(spec["undo"]["delay"])
+            return process.finish(place, told)
+
         self.work, self.threaded = Step(work), Step(threaded)
+        self.undo = Step(undo).options(retry=Retry(max_attempts=4, delay=0.5, cap=20.0))
         self.insert, self.echo = Step(insert), Step(echo)
 
     def of(self, node: Node) -> Step[..., int]:
@@ -60,6 +67,8 @@ class Steps:
             options["at_most_once"] = True
         if node.get("limit"):
             options["timeout"] = node["limit"]
+        if node.get("undo"):
+            options["compensate"] = self.undo
         return step.options(**options) if options else step
 
 
@@ -88,7 +97,7 @@ class Play:
         """What a body is told."""
         return {
             "value": node["value"], "fails": node.get("fails", 0), "delay": node.get("delay", 0),
-            "once": node.get("once", False), "seen": self.seen, "round": self.job["round"],
+            "once": node.get("once", False), "seen": self.seen, "round": self.job["round"], "undo": node.get("undo"),
         }  # fmt: skip
 
     async def do_step(self, node: Node) -> Any:
@@ -174,6 +183,14 @@ class Play:
         self.seen += 1
         return value
 
+    async def do_flow(self, node: Node) -> Any:
+        try:
+            value = await self.ctx.call("sim_flow", node)
+        except ChildFailed as failed:
+            value = f"child {failed.status}"
+        self.seen += 1
+        return value
+
     async def do_spawn(self, node: Node) -> Any:
         job = {"part": node["part"], "round": 1, "rounds": 1}
         child = await self.ctx.start(self.child, job, detached=node["detached"])
@@ -193,7 +210,7 @@ class Play:
         return "told"
 
     async def do_map(self, node: Node) -> Any:
-        items = [self.spec(item) for item in node["items"]]
+        items = [self.spec(item) | {"undo": None} for item in node["items"]]
         found = await self.ctx.map(self.steps.work, items, concurrency=node["at_a_time"], tolerate=node["tolerate"])
         self.seen += found.total if hasattr(found, "total") else len(found)
         return found.results if hasattr(found, "results") else found
@@ -276,22 +293,58 @@ class SyncPlay:
             return -1 if do == "transaction" else type(error).__name__
 
 
+def sim_flow(process: Process) -> Flow:
+    """A flow whose nodes do what its input, a node of a program, says."""
+
+    async def work(state: State[Node]) -> int:
+        spec = state.input | {"once": False, "seen": 0, "round": 1}
+        place = process.begin(spec)
+        await asyncio.sleep(spec["delay"])
+        return process.finish(place, spec)
+
+    async def again(_value: Any, state: State[Node]) -> int:
+        return await work(state)
+
+    async def undo(_result: int, *told: Any) -> None:
+        how = told[-1].input["undo"]
+        spec = told[-1].input | {"fails": how["fails"], "undo": None, "once": False, "seen": 0, "round": 1}
+        place = process.begin(spec)
+        await asyncio.sleep(how["delay"])
+        process.finish(place, spec)
+
+    def last(state: State[Node]) -> None:
+        if state.input["fail"]:
+            problem = "meant to fail"
+            raise Terminal(problem)
+
+    undoing = {"compensate": Step(undo).options(retry=Retry(max_attempts=3, delay=0.5)), "retry": Retry(max_attempts=3)}
+    return (
+        Flow("sim_flow", output=lambda state: [state[name] for name in ("left", "right", "way", "again")])
+        .parallel("fan", {"left": work, "right": work}, **undoing)
+        .route("way", lambda state: state.input["way"], {"a": work, "b": work}, **undoing)
+        .sleep("nap", lambda state: state.input["nap"])
+        .loop("again", again, max_iterations=3, **undoing)
+        .step("last", last)
+    )
+
+
 def register(process: Process) -> dict[str, Any]:
     """Define the workflows anew, as a freshly started process does; returns them by name."""
     app, version, steps = process.app, process.version, Steps(process)
 
-    @app.workflow
+    @app.workflow(compensate_on_cancel=True)
     async def play(ctx: Context, job: dict[str, Any]) -> Any:
         value = await Play(ctx, steps, job, version, play).node(job["part"])
         if job["round"] < job["rounds"]:
             ctx.continue_as_new({**job, "round": job["round"] + 1})
         return value
 
-    @app.workflow
+    @app.workflow(compensate_in_parallel=True)
     def sync_play(ctx: SyncContext, job: dict[str, Any]) -> Any:
         value = SyncPlay(ctx, steps, job, version, play).node(job["part"])
         if job["round"] < job["rounds"]:
             ctx.continue_as_new({**job, "round": job["round"] + 1})
         return value
 
+    app.flow(sim_flow(process))
     return {"play": play, "sync_play": sync_play}

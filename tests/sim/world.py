@@ -65,6 +65,7 @@ class World:
     Attributes:
         violations: Invariants that did not hold, in words.
         bodies: Who began each attempt, by (run, round, key, attempt); `ends`: what they returned.
+        undoable: The steps that have a compensation, by (run, round, key).
     """
 
     def __init__(self, seed: int, path: str, *, tracing: bool = False) -> None:
@@ -78,6 +79,7 @@ class World:
         self.mirror = Mirror(path, self.latest, self.wrong)
         self.register = workflows.register
         self.bodies: dict[tuple[str, int, str, int], list[str]] = {}
+        self.undoable: set[tuple[str, int, str]] = set()
         self.ends: dict[tuple[str, int, str, int], list[int | None]] = {}
         self.sent: list[Sent] = []
         self.processes: list[Process] = []

@@ -93,7 +93,7 @@ QUEUES = {name for file in ("queues.sql", "sqlite_queues.sql") for name in parse
 def test_every_statement_is_among_the_random_operations():
     """A statement would never be compared with what it should do."""
     seen = set()
-    for seed in range(3):
+    for seed in range(8):
         model = Model()
         generator = Generator(model, f"all {seed}", most_runs=15)
         for _ in range(150):

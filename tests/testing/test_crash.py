@@ -294,3 +294,57 @@ def test_a_body_that_ran_though_its_outcome_was_durable_is_told():
     assert _differences(passage(), passage("refund")) == []
     (problem,) = _differences(passage(), passage("charge", "refund"))
     assert problem == "step 'charge' of run 'r' ran again though its outcome was durable"
+
+
+undone: list[str] = []
+
+
+def reserve(name: str) -> str:
+    undone.append(f"+{name}")
+    return name
+
+
+@app.step(retry=Retry(max_attempts=2, delay=60))
+async def unbook(name: str) -> None:
+    if name == "car" and current_step().attempt == 1:
+        raise ConnectionError(name)
+    undone.append(f"-{name}")
+
+
+@app.workflow
+async def tour(ctx: Context, days: int) -> str:
+    await ctx.step("guide", partial(reserve, "guide"), compensate=unbook)
+    await ctx.sleep(60)
+    if days > 3:
+        raise ValueError("too long")
+    return "toured"
+
+
+@app.workflow(compensate_in_parallel=True)
+async def at_once(ctx: Context) -> None:
+    await asyncio.gather(*(ctx.step(name, partial(reserve, name), compensate=unbook) for name in ("boat", "car")))
+    await ctx.call(tour, 9)
+
+
+@app.workflow
+async def journey(ctx: Context) -> None:
+    await ctx.step("hotel", partial(reserve, "hotel"), compensate=unbook)
+    await ctx.call(tour, 1, compensate=unbook)
+    late = asyncio.create_task(ctx.step("car", partial(reserve, "car"), compensate=unbook))
+    await ctx.call(at_once)
+    await late
+
+
+def test_a_saga_bears_every_crash(kit):  # B092
+    """A crash between a step and its compensation, while it is undone or at a fan-in would leave something done."""
+
+    def balance() -> dict[str, int]:
+        # A body may run twice when its worker dies in it; what must not be is that its undoing does not.
+        return {name: undone.count(f"-{name}") > 0 for name in ("hotel", "toured", "car", "guide", "boat")}
+
+    report = kit.crash_everywhere(journey, before=undone.clear, observe=balance)
+    assert report.kills > 20
+    assert report.result is None
+    assert balance() == dict.fromkeys(("hotel", "toured", "car", "guide", "boat"), True)
+    assert any("compensating 'compensate'" in held for held in report.commits)
+    assert {"hotel#compensate", "car#compensate"} <= {key.rpartition("/")[2] for key in report.repeated}

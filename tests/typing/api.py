@@ -16,6 +16,8 @@ from perdure import (
     Child,
     Compressed,
     Context,
+    Entry,
+    Flow,
     Limits,
     MapResult,
     Retry,
@@ -23,6 +25,7 @@ from perdure import (
     RunFilter,
     RunHandle,
     RunInfo,
+    State,
     Status,
     Step,
     StepInfo,
@@ -128,6 +131,40 @@ async def endless(ctx: Context, total: int) -> int:
 
 
 assert_type(empty, Workflow[[], None])
+
+
+@app.step
+async def refund(charge_id: str, card: str) -> None:
+    pass
+
+
+# --------------------------------------------------------------------------------------------- sagas
+@app.workflow(compensate_on_cancel=True)
+async def saga(ctx: Context, order: Order) -> str:
+    charged = await ctx.step(charge.options(compensate=refund), "4111", order.cents)
+    assert_type(charged, str)
+    named = await ctx.step("pack", lambda: 5, compensate=lambda result: None)
+    assert_type(named, int)
+    invoiced = await ctx.call(invoice, order, compensate=refund)
+    assert_type(invoiced, str)
+    return charged
+
+
+# --------------------------------------------------------------------------------------------- flows
+def total(state: State[Order]) -> int:
+    assert_type(state.input, Order)
+    return state.input.cents
+
+
+flow = (
+    Flow("flow", input=Order, output=total)
+    .step("total", total, compensate=refund, retry=Retry(max_attempts=2))
+    .parallel("both", {"left": total, "right": Entry(total, timeout=5)})
+    .child("invoice", invoice, given=lambda state: state.input)
+    .step("inside", Flow("inner").sleep("nap", timedelta(seconds=1)))
+)
+assert_type(flow, Flow)
+assert_type(app.flow(flow, timeout=60), Workflow[..., Any])
 
 
 @app.workflow

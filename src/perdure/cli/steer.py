@@ -11,6 +11,7 @@ from perdure.cli.command import Session, command
 from perdure.cli.output import compact
 from perdure.cli.run import RunId, group
 from perdure.cli.values import data
+from perdure.client.steer import DECISIONS
 from perdure.errors import InvalidOption
 from perdure.model.status import Status
 
@@ -36,14 +37,22 @@ async def _tell(session: Session, app: App, run_id: str, done: str) -> None:
 
 
 @command(group, "cancel")
-async def cancel(session: Session, run_id: RunId, *, reason: Reason = "") -> None:
+async def cancel(
+    session: Session,
+    run_id: RunId,
+    *,
+    reason: Reason = "",
+    compensate: Annotated[
+        bool, typer.Option("--compensate", help="Undo what it did, by the compensations of its steps.")
+    ] = False,
+) -> None:
     """
     Ask a run to end.
 
     Its workflow sees that as a cancellation, may clean up, and then ends.
     """
     async with session.connected() as app:
-        await app.cancel(run_id, reason)
+        await app.cancel(run_id, reason, compensate=compensate)
         await _tell(session, app, run_id, "Cancellation requested.")
 
 
@@ -73,6 +82,33 @@ async def resume(
     async with session.connected() as app:
         await app.client.resume(run_id, skip=skip)
         await _tell(session, app, run_id, "Resumed.")
+
+
+@command(group, "compensate")
+async def compensate(
+    session: Session,
+    run_id: RunId,
+    step: Annotated[
+        str | None, typer.Argument(metavar="[KEY]", help="Make sure that it is this one, by its key.")
+    ] = None,
+    *,
+    retry: Annotated[bool, typer.Option("--retry", help="Try it again, with all its attempts.")] = False,
+    skip: Annotated[bool, typer.Option("--skip", help="Leave it out: what it would undo stays done.")] = False,
+    done: Annotated[bool, typer.Option("--done", help="It was undone by other means.")] = False,
+    remark: Annotated[str, typer.Option(help="Kept in the journal with the decision.")] = "",
+) -> None:
+    """
+    Decide what becomes of a compensation that failed.
+
+    A run whose compensation keeps failing is paused with the reason compensation_failed; this lets it go on.
+    """
+    chosen = [decision for decision, given in zip(DECISIONS, (retry, skip, done), strict=True) if given]
+    if len(chosen) != 1:
+        option = "--retry, --skip, --done"
+        raise InvalidOption(option, "give exactly one of them")
+    async with session.connected() as app:
+        await app.client.compensate(run_id, chosen[0], step=step, remark=remark)
+        await _tell(session, app, run_id, "Decided.")
 
 
 @command(group, "fork")

@@ -13,6 +13,7 @@ from perdure.client.enqueue import Start, enqueue
 from perdure.client.export import export_run
 from perdure.client.handle import RunHandle
 from perdure.client.queue import Queues
+from perdure.client.restart import guarded
 from perdure.client.steer import Steering
 from perdure.client.stuck import run_infos
 from perdure.client.upkeep import Upkeep
@@ -23,6 +24,7 @@ from perdure.codec.payload import Payloads
 from perdure.codec.value import codec_for
 from perdure.engine.definition import Registry, Workflow
 from perdure.engine.observer import Observer
+from perdure.engine.outcome import cancel_request
 from perdure.errors import InvalidOption, PerdureError, RunFinished, StartConflict
 from perdure.model.limits import Limits
 from perdure.model.queue import Debounce, Dedupe, Queue
@@ -306,19 +308,54 @@ class Client(Steering, Queues, Upkeep):
             raise RunFinished(run_id, row.status)
         return False
 
-    async def cancel(self, run_id: str, reason: str = "") -> None:
+    async def answer(self, run_id: str, name: str, data: Any = None) -> bool:
+        """
+        Send a signal that a run waits for now, and that nobody has sent: of several at once exactly one is accepted.
+
+        Args:
+            name: What the run receives it as.
+            data: As for `signal`.
+
+        Returns:
+            Whether it was accepted, and so is durable. False when the run does not wait for it (any more), as it
+            goes on, waits for something else or has ended; then nothing was changed.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        topic = f"signal:{ids.check_name('signal name', name)}"
+        what = f"The payload of signal {name!r}"
+        payload = self.payloads.seal(codec_for(Any).encode(data, what), what)
+        row = await self.row(run_id)
+        if row.owner is not None or row.finished or topic not in json.loads(row.waiting_for or "[]"):
+            return False
+        now, more = self._clock.now(), Operation()
+        if len(payload) > self._limits.inline_bytes:
+            payload = shelve(more, run_id, payload)
+        # Between two waits the epoch changes, so this key is that of the one wait; the first message under it wins.
+        more.add("send", run_id, topic, f"answer:{row.epoch}", payload, now)
+        more.add("wake_id", run_id, topic, now)
+        guard = ("guard", (run_id, row.epoch, row.status))
+        rows = await self.store.apply(guarded([guard], more.lines, changed=(row.number,)))
+        return bool(rows) and rows[0][0] != "stale"
+
+    async def cancel(self, run_id: str, reason: str = "", *, compensate: bool = False) -> None:
         """
         Ask a run to end. Its workflow sees it as asyncio's cancellation and may clean up.
 
         The request is durable when this returns; the run ends when its clean-up has. Asking again changes
-        nothing.
+        nothing; nor does asking a run that is compensating, which ends when that is done.
+
+        Args:
+            compensate: Undo what the run did, by the compensations of its steps, whatever its workflow's option
+                says.
 
         Raises:
             RunNotFound: There is no such run.
             RunFinished: It has ended.
         """
         now = self._clock.now()
-        message = self.payloads.seal(json.dumps(reason), "A reason")
+        message = self.payloads.seal(cancel_request(reason, compensate=compensate), "A reason")
         operation = Operation(makes_due=True)
         operation.add("send", run_id, "control:cancel", None, message, now)
         operation.add("cancel", run_id, now)

@@ -122,6 +122,10 @@ class RunHandle(Generic[R]):
         """See `Client.signal`."""
         return await self._client.signal(self.id, name, data, key=key)
 
-    async def cancel(self, reason: str = "") -> None:
+    async def answer(self, name: str, data: Any = None) -> bool:
+        """See `Client.answer`."""
+        return await self._client.answer(self.id, name, data)
+
+    async def cancel(self, reason: str = "", *, compensate: bool = False) -> None:
         """See `Client.cancel`."""
-        await self._client.cancel(self.id, reason)
+        await self._client.cancel(self.id, reason, compensate=compensate)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from perdure import ids
 from perdure.engine.history import CHILD_ENDS, base_time, cut, cut_before, cut_before_end, key_prefix, standing
 from perdure.engine.request import child_topic
+from perdure.engine.saga import SUFFIX
 from perdure.engine.waits import CANCEL, PAUSE
 from perdure.errors import IllegalMove, RunNotFound
 from perdure.model.entry import RESTARTS, Entry, Kind
@@ -21,6 +22,8 @@ from perdure.store.store import Store
 
 DROPPED = json.dumps("its parent is run again from before its start")
 _CHILD_OUTCOMES = frozenset({Kind.CHILD_COMPLETED, Kind.CHILD_FAILED})
+_DONE = frozenset({Kind.STEP_COMPLETED, Kind.CHILD_COMPLETED})
+_UNDONE = frozenset({Kind.STEP_COMPLETED, Kind.STEP_RESOLVED})
 _REPEAT = re.compile(r"#\d+$")
 
 
@@ -53,10 +56,18 @@ class Snapshot(NamedTuple):
 
         Raises:
             StepNotFound: Nothing was delivered under this key.
+            IllegalMove: What would be kept as done was compensated since.
         """
         if before is None:
-            return cut_before_end(self.history, completed=self.row.status == Status.COMPLETED)
-        return cut_before(self.row.id, self.history, before)
+            keep = cut_before_end(self.history, completed=self.row.status == Status.COMPLETED)
+        else:
+            keep = cut_before(self.row.id, self.history, before)
+        dropped = {entry.key for entry in self.history if entry.seq > keep and entry.kind in _UNDONE}
+        for entry in self.history:
+            if entry.seq <= keep and entry.kind in _DONE and entry.key + SUFFIX in dropped:
+                problem = f"go on from there: {entry.key!r} would count as done, and was compensated. Begin before it"
+                raise IllegalMove(self.row.id, self.row.status, problem)
+        return keep
 
 
 async def snapshot(store: Store, run_id: str) -> Snapshot:

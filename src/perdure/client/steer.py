@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal, get_args
 
 from perdure import ids
 from perdure.client.handle import RunHandle
@@ -13,8 +13,10 @@ from perdure.client.stuck import known_names
 from perdure.clock import Clock
 from perdure.codec.payload import Payloads
 from perdure.engine.definition import Registry, Workflow
+from perdure.engine.saga import SUFFIX
+from perdure.engine.steps import COMPENSATION_FAILED
 from perdure.engine.waits import PAUSE
-from perdure.errors import IllegalMove, RunFinished, StartConflict, StoreBusy, UnknownWorkflow
+from perdure.errors import IllegalMove, InvalidOption, RunFinished, StartConflict, StoreBusy, UnknownWorkflow
 from perdure.model.entry import Kind
 from perdure.model.run import RunRow
 from perdure.model.status import TERMINAL, Status
@@ -23,6 +25,8 @@ from perdure.store.load import find_run
 from perdure.store.operation import Line, Operation, Row
 from perdure.store.store import Store
 
+Decision = Literal["retry", "skip", "done"]
+DECISIONS: tuple[Decision, ...] = get_args(Decision)
 TRIES = 50
 """How often an operation is prepared again because the run has changed meanwhile."""
 
@@ -108,14 +112,44 @@ class Steering(ABC):
             if skip and not seq:
                 raise IllegalMove(run_id, row.status, "skip an entry that it did not diverge from")
             now = self._clock.now()
-            lines: list[Line] = [
-                ("resume", (run_id, row.epoch, now)),
-                ("drop_control", (run_id, PAUSE)),
-                ("note", (run_id, row.epoch + 1, Kind.RESUMED.value, "{}", now)),
-            ]
+            lines = _resumption(row, now)
             if skip:
                 skipped = json.dumps({"seq": seq})
                 lines.append(("note", (run_id, row.epoch + 1, Kind.SKIPPED.value, skipped, now)))
+            if await self._apply(guarded([_unchanged(row)], lines, changed=(row.number,))):
+                return
+        raise _changing(run_id)
+
+    async def compensate(self, run_id: str, decision: Decision, *, step: str | None = None, remark: str = "") -> None:
+        """
+        Decide what becomes of a compensation that has failed for good and stopped its run; the run is due then.
+
+        Args:
+            decision: "retry": try it again, with all its attempts, as `resume` does. "skip": leave it out, what
+                it would have undone stays done. "done": somebody has undone it by other means.
+            step: Key of the compensation, or of what it undoes: refuse if it is another one that stopped the run.
+            remark: Kept in the journal with the decision.
+
+        Raises:
+            RunNotFound: There is no such run.
+            IllegalMove: It is not stopped by a failed compensation, or not by this one.
+        """
+        if decision not in DECISIONS:
+            option = "decision"
+            raise InvalidOption(option, f"{decision!r} is none of {', '.join(DECISIONS)}")
+        for _ in range(TRIES):
+            row = await self.row(run_id)
+            reason = json.loads(row.reason or "{}")
+            if row.status != Status.PAUSED or reason.get("code") != COMPENSATION_FAILED:
+                raise IllegalMove(run_id, row.status, "have a failed compensation decided")
+            key = reason["key"]
+            if step is not None and step + SUFFIX != key != step:
+                raise IllegalMove(run_id, f"stopped by {key!r}", f"have {step!r} decided")
+            now = self._clock.now()
+            lines = _resumption(row, now)
+            if decision != "retry":
+                told = self.payloads.seal(json.dumps({"decision": decision, "remark": remark}), "The remark")
+                lines.append(("resolve", (run_id, row.epoch + 1, key, told, now)))
             if await self._apply(guarded([_unchanged(row)], lines, changed=(row.number,))):
                 return
         raise _changing(run_id)
@@ -246,6 +280,14 @@ class Steering(ABC):
 
 _PAUSABLE = frozenset({Status.QUEUED, Status.RUNNING, Status.WAITING})
 _RERUNNABLE = TERMINAL | {Status.PAUSED}
+
+
+def _resumption(row: RunRow, now: int) -> list[Line]:
+    return [
+        ("resume", (row.id, row.epoch, now)),
+        ("drop_control", (row.id, PAUSE)),
+        ("note", (row.id, row.epoch + 1, Kind.RESUMED.value, "{}", now)),
+    ]
 
 
 def _unchanged(row: RunRow) -> Line:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, Generic, Protocol, TypedDict, TypeVar
 
 from perdure import ids
 from perdure.clock import micros
 from perdure.engine.definition import Registry, Workflow
+from perdure.engine.loop import RunFuture
 from perdure.engine.machine import ChildStart, Machine
 from perdure.engine.request import ChildRequest
+from perdure.errors import InvalidOption, PerdureError
 from perdure.model.entry import Kind
 from perdure.model.queue import Queue
 
@@ -34,6 +36,12 @@ class ChildOptions(TypedDict, total=False):
     key: str
     priority: int
     version: str | None
+
+
+class CallOptions(ChildOptions, total=False):
+    """The options of calling a child; see `Context.call`."""
+
+    compensate: Callable[..., Any] | None
 
 
 class Takes0(Protocol[R_co]):
@@ -66,6 +74,7 @@ class Child(Generic[R]):
 
     Attributes:
         id: The child's.
+        key: Where in the parent it was started.
         bound: Whether giving up the wait for it cancels it, as with ctx.call.
     """
 
@@ -73,9 +82,9 @@ class Child(Generic[R]):
         self.id = child_id
         self.bound = False
         self._machine = machine
-        self._key = key
+        self.key = key
         self._workflow = workflow
-        self._end: asyncio.Future[str] | None = None
+        self._end: RunFuture | None = None
 
     async def result(self) -> R:
         """
@@ -85,56 +94,59 @@ class Child(Generic[R]):
             ChildFailed: It failed or was cancelled; its own error is in ``cause``.
             StartConflict: A run with its id existed, and another one.
         """
-        if self._end is None:
-            self._end = self._machine.wait_for_child(self._key, self.id, self._workflow.name)
-        text = await (self._end if self.bound else asyncio.shield(self._end))
+        end = self.wait()
+        text = await (end if self.bound else asyncio.shield(end))
         result: R = self._workflow.call.returns.decode(text, f"The result of child run {self.id!r}")
         return result
 
+    def wait(self, *, again: bool = False) -> RunFuture:
+        """The child's end, as stored; `again` when the wait for it was given up."""
+        if self._end is None or again:
+            self._end = self._machine.wait_for_child(self.key, self.id, self._workflow.name)
+        return self._end
 
-def begin_child(
-    machine: Machine,
-    registry: Registry,
-    workflow: object,
-    args: tuple[Any, ...],
-    *,
-    version: str | None,
-    id: str | None,
-    tags: Iterable[str],
-    timeout: float | timedelta | None,
-    detached: bool,
-    terms: tuple[str | Queue | None, str, int],
-) -> Child[Any]:
+    def decoded(self, text: str) -> Any:
+        """A result as its compensation gets it: also one that does not have the workflow's type any more."""
+        try:
+            return self._workflow.call.returns.decode(text, f"The result of child run {self.id!r}")
+        except PerdureError:
+            return json.loads(text)
+
+
+def start_child(machine: Machine, registry: Registry, workflow: Any, args: tuple[Any, ...], options: Any) -> Child[Any]:
     """Ask for a child, which is inserted with the next commit; see `Context.start`."""
-    machine.check()
-    definition = registry.pick(workflow, version)
-    place = machine.key(definition.name)
+    unknown = options.keys() - ChildOptions.__annotations__.keys()
+    if unknown:
+        option = ", ".join(sorted(unknown))
+        raise InvalidOption(option, "a child has no such option; its input is positional")
+    definition = registry.pick(workflow, options.get("version"))
+    key = machine.key(definition.name)
     coming = machine.coming
-    if coming is not None and (coming.kind, coming.key) == (Kind.CHILD_STARTED, place) and coming.data:
+    if coming is not None and (coming.kind, coming.key) == (Kind.CHILD_STARTED, key) and coming.data:
         # A newer version may be there by now; the child has the one that was the newest then.
         definition = registry.known(json.loads(coming.data)["workflow"]) or definition
-    run = machine.run
-    child_id = ids.child_run_id(run.id, run.generation, place) if id is None else ids.check_id("run id", id)
+    run, own_id, timeout = machine.run, options.get("id"), options.get("timeout")
+    child_id = ids.child_run_id(run.id, run.generation, key) if own_id is None else ids.check_id("run id", own_id)
     limit = timeout if timeout is not None else definition.settings.timeout
     # Made before the start is noted, on replay too: input that is refused must leave no entry.
     start = ChildStart(
-        place,
+        key,
         child_id,
         definition.stored_as,
         machine.payloads.seal(definition.call.encode(args, {}), f"The input of {definition.name}"),
         None if limit is None else machine.now() + micros(limit, "timeout"),
-        detached,
-        ids.check_tags(tags),
-        id is not None,
-        definition.terms(*terms),
+        options.get("detached", False),
+        ids.check_tags(options.get("tags", ())),
+        own_id is not None,
+        definition.terms(options.get("queue"), options.get("key", ""), options.get("priority", 0)),
     )
     data = json.dumps({"id": child_id, "workflow": definition.stored_as})
-    recorded = machine.note(Kind.CHILD_STARTED, place, data)
+    recorded = machine.note(Kind.CHILD_STARTED, key, data)
     if recorded is None:
         machine.children.append(start)
     else:
         child_id = json.loads(recorded.data or data)["id"]
-    return Child(machine, place, child_id, definition)
+    return Child(machine, key, child_id, definition)
 
 
 def doubtful(machine: Machine) -> list[ChildStart]:

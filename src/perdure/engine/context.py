@@ -14,7 +14,7 @@ from perdure import ids
 from perdure.clock import SECOND, from_datetime, micros, to_datetime
 from perdure.codec.canonical import fingerprint
 from perdure.codec.value import codec_for
-from perdure.engine.child import Child, ChildOptions, Takes0, Takes1, Takes2, Takes3, begin_child
+from perdure.engine.child import CallOptions, Child, ChildOptions, Takes0, Takes1, Takes2, Takes3, start_child
 from perdure.engine.combine import MapResult, map_items, race
 from perdure.engine.current import current_step
 from perdure.engine.definition import Registry, Step, StepOptions, Workflow
@@ -22,10 +22,10 @@ from perdure.engine.loop import Branch, RunTask
 from perdure.engine.machine import MISSING, TIMED_OUT, Machine
 from perdure.engine.request import ReceiveRequest, StepRequest, TimerRequest
 from perdure.engine.runlog import RunLogger
+from perdure.engine.saga import Saga
 from perdure.errors import ContinueAsNew, InvalidOption, NotInWorkflow, ReceiveTimedOut
 from perdure.ids import Random
 from perdure.model.entry import Kind
-from perdure.model.queue import Queue
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -52,9 +52,10 @@ class Context:
     whatever has an effect or differs from time to time belongs into a step.
     """
 
-    def __init__(self, machine: Machine, registry: Registry) -> None:
+    def __init__(self, machine: Machine, registry: Registry, saga: Saga) -> None:
         self._machine = machine
         self._registry = registry
+        self._saga = saga
         self.log = RunLogger(machine)
 
     @property
@@ -66,6 +67,20 @@ class Context:
     def attempt(self) -> int:
         """The running attempt of the step whose body asks, from 1."""
         return current_step().attempt
+
+    def recorded(self) -> frozenset[str]:
+        """The keys in the part of the journal that this replay has still before it, without the current branch."""
+        self._machine.check()
+        task = asyncio.current_task(self._machine.loop)
+        prefix = task.branch.prefix if isinstance(task, RunTask) else ""
+        keys = self._machine.keys_ahead()
+        return frozenset(key.removeprefix(prefix) for key in keys if key.startswith(prefix))
+
+    def withdraw(self, step: str) -> None:
+        """Forget how to undo a step of this name in the current branch: it has ended, but is not done yet."""
+        self._machine.check()
+        task = asyncio.current_task(self._machine.loop)
+        self._saga.withdraw((task.branch.prefix if isinstance(task, RunTask) else "") + step)
 
     # ------------------------------------------------------------------------------------- steps
     @overload
@@ -128,6 +143,8 @@ class Context:
             fingerprint=fingerprint(args, kwargs) if step.settings.fingerprint and (args or kwargs) else None,
         )  # fmt: skip
         machine.request(request)
+        if step.settings.compensate is not None:
+            return self._saga.step(request, step.settings.compensate)
         return future
 
     async def transaction(self, fn: Callable[..., R], /, *args: Any) -> R:
@@ -235,15 +252,15 @@ class Context:
 
     # ------------------------------------------------------------------------------------- children
     @overload
-    async def call(self, workflow: Takes0[R], /, **options: Unpack[ChildOptions]) -> R: ...
+    async def call(self, workflow: Takes0[R], /, **options: Unpack[CallOptions]) -> R: ...
     @overload
-    async def call(self, workflow: Takes1[A, R], a: A, /, **options: Unpack[ChildOptions]) -> R: ...
+    async def call(self, workflow: Takes1[A, R], a: A, /, **options: Unpack[CallOptions]) -> R: ...
     @overload
-    async def call(self, workflow: Takes2[A, B, R], a: A, b: B, /, **options: Unpack[ChildOptions]) -> R: ...
+    async def call(self, workflow: Takes2[A, B, R], a: A, b: B, /, **options: Unpack[CallOptions]) -> R: ...
     @overload
-    async def call(self, workflow: Takes3[A, B, C, R], a: A, b: B, c: C, /, **options: Unpack[ChildOptions]) -> R: ...
+    async def call(self, workflow: Takes3[A, B, C, R], a: A, b: B, c: C, /, **options: Unpack[CallOptions]) -> R: ...
     @overload
-    async def call(self, workflow: str, /, *args: Any, **options: Unpack[ChildOptions]) -> Any: ...
+    async def call(self, workflow: str, /, *args: Any, **options: Unpack[CallOptions]) -> Any: ...
     async def call(self, workflow: Any, /, *args: Any, **options: Any) -> Any:
         """
         Run a workflow as a child and wait for its result. Giving up the wait cancels a child that is not detached.
@@ -251,15 +268,20 @@ class Context:
         Args:
             workflow: A registered workflow, or its name.
             args: Its input.
-            options: As for `start`.
+            options: As for `start`; and ``compensate``, what undoes a child that has completed when this run does
+                not end well: like the option of a step, called with the child's result, then its input.
 
         Raises:
             ChildFailed: It failed or was cancelled; its own error is in ``cause``.
             StartConflict: The id given belongs to another run.
         """
+        compensate = options.pop("compensate", None)
+        if compensate is not None and options.get("detached"):
+            option = "compensate"
+            raise InvalidOption(option, "a detached child goes on when its parent fails, so nothing would undo it")
         child = await self.start(workflow, *args, **options)
         child.bound = not options.get("detached")
-        return await child.result()
+        return await (child.result() if compensate is None else self._saga.child(child, compensate, args))
 
     @overload
     async def start(self, workflow: Takes0[R], /, **options: Unpack[ChildOptions]) -> Child[R]: ...
@@ -273,37 +295,22 @@ class Context:
     ) -> Child[R]: ...  # fmt: skip
     @overload
     async def start(self, workflow: str, /, *args: Any, **options: Unpack[ChildOptions]) -> Child[Any]: ...
-    async def start(
-        self,
-        workflow: Any,
-        /,
-        *args: Any,
-        id: str | None = None,
-        tags: Iterable[str] = (),
-        timeout: float | timedelta | None = None,
-        detached: bool = False,
-        queue: str | Queue | None = None,
-        key: str = "",
-        priority: int = 0,
-        version: str | None = None,
-    ) -> Child[Any]:
+    async def start(self, workflow: Any, /, *args: Any, **options: Any) -> Child[Any]:
         """
         Start a child run; it begins when this run's next commit is durable.
 
         Args:
             workflow: A registered workflow, or its name.
             args: Its input.
-            id: The child's id; by default this run's id and the place of the call, so that a replay finds
+            options: ``id``, the child's id; by default this run's id and the place of the call, so that a replay finds
                 the same child.
-            tags: To find it by.
-            timeout: Seconds or timedelta from now to the child's deadline.
-            detached: Let it go on when this run fails or is cancelled; otherwise it is cancelled then.
-            queue, key, priority, version: As for `Client.start`.
+                ``tags``, to find it by; ``timeout``, seconds or timedelta from now to the child's deadline;
+                ``detached``, to let it go on when this run fails or is cancelled; otherwise it is cancelled then;
+                ``queue``, ``key``, ``priority`` and ``version`` as for `Client.start`.
         """
-        return begin_child(
-            self._machine, self._registry, workflow, args, version=version, id=id, tags=tags, timeout=timeout,
-            detached=detached, terms=(queue, key, priority),
-        )  # fmt: skip
+        machine = self._machine
+        machine.check()
+        return start_child(machine, self._registry, workflow, args, options)
 
     # ------------------------------------------------------------------------------------ telling
     async def emit(self, name: str, data: Any = None) -> None:

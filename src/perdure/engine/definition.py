@@ -39,6 +39,9 @@ class StepOptions:
         at_most_once: Record the beginning of each attempt first. If the worker dies during it, the attempt
             counts as failed with `StepInterrupted` instead of being run again.
         fingerprint: Whether the arguments are hashed and compared on replay.
+        compensate: A step or function that undoes the step when the run does not end well. It is called with the
+            step's result, then the step's arguments: with as many of them as it has parameters. It is a step
+            of its own, with its own options; without a retry policy it is tried as ``Retry()`` says.
     """
 
     name: str = ""
@@ -47,6 +50,7 @@ class StepOptions:
     total_timeout: float | timedelta | None = None
     at_most_once: bool = False
     fingerprint: bool = True
+    compensate: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         if self.name:
@@ -58,6 +62,10 @@ class StepOptions:
         retry: object = self.retry
         if not isinstance(retry, Retry):
             option, problem = "retry", f"{retry!r} is not a Retry(…)"
+            raise InvalidOption(option, problem)
+        undo: object = self.compensate
+        if not (undo is None or callable(undo)):
+            option, problem = "compensate", f"{undo!r} is neither a step nor a function"
             raise InvalidOption(option, problem)
 
     def changed(self, **options: Any) -> StepOptions:
@@ -155,7 +163,9 @@ class WorkflowOptions:
         version: Tells it from other versions of the same name, which the app may have beside it; "" for none. A run
             stays with the version that it began with.
         timeout: Seconds or timedelta from the start to the end of a run; None for no deadline.
-        grace: How long the clean-up after a cancellation or the deadline may take.
+        grace: How long the clean-up after a cancellation or the deadline may take, without the compensations.
+        compensate_on_cancel: Whether a cancelled run is compensated. One that has failed, or passed its deadline, is.
+        compensate_in_parallel: Run all compensations at once, instead of one after another, the last step's first.
         queue: The queue that its runs go through unless their start says otherwise.
     """
 
@@ -163,6 +173,8 @@ class WorkflowOptions:
     version: str = ""
     timeout: float | timedelta | None = None
     grace: float | timedelta = field(default=30.0)
+    compensate_on_cancel: bool = False
+    compensate_in_parallel: bool = False
     queue: str | Queue = ""
 
     def __post_init__(self) -> None:

@@ -12,18 +12,18 @@ import logging
 from typing import Any, cast
 
 from perdure.clock import micros
-from perdure.codec.failure import seal_error
 from perdure.engine.alarm import Alarm
 from perdure.engine.attempt import Attempt
 from perdure.engine.child import doubtful
 from perdure.engine.definition import Workflow
-from perdure.engine.ending import Ending, beginning, cancelled, child_end, ending_of
+from perdure.engine.ending import Ending, beginning, cancelled, child_end, ending_of, write_end
 from perdure.engine.guard import call_each, guarded, seal_reason
 from perdure.engine.history import base_time, key_prefix, present
 from perdure.engine.host import Host
 from perdure.engine.machine import EVICTED, ChildStart, Machine
-from perdure.engine.request import ChildRequest, ReceiveRequest, Request, StepRequest, TimerRequest, child_topic
-from perdure.engine.steps import Steps
+from perdure.engine.request import ChildRequest, Request, StepRequest
+from perdure.engine.saga import cancel_again, to_compensate
+from perdure.engine.steps import COMPENSATION_FAILED, Steps
 from perdure.engine.transact import transact
 from perdure.engine.waits import CANCEL, PAUSE, Waits
 from perdure.engine.writer import Writer
@@ -222,7 +222,7 @@ class Driver:
         machine, now = self.machine, self._now()
         if message.topic == CANCEL:
             self._pausing = None  # whoever wants the run to end does not want it to rest
-            if machine.cancelled_at is None:
+            if machine.cancelled_at is None or machine.compensating:
                 machine.outcome(Kind.CANCEL_REQUESTED, "", now, message.data)
         elif message.topic == PAUSE:
             self._pausing = message if machine.cancelled_at is None else None
@@ -233,11 +233,12 @@ class Driver:
             machine.outcome(Kind.SIGNAL_RECEIVED, request.key, now, message.data)
 
     def _commit_or_begin(self) -> None:
-        if self.machine.history_length > self.host.limits.history_entries:
+        machine = self.machine
+        if machine.history_length > self.host.limits.history_entries and not machine.compensating:
             self._fail(HistoryTooLong(self.run.id, self.host.limits.history_entries))
         elif self._writer.anything:
             self._commit()
-        elif self._pausing is not None or self._releasing:
+        elif self._quiet:
             self._leave_when_quiet()
         elif self._steps.ready:
             request = self._steps.begin_ready(self.run)
@@ -252,8 +253,7 @@ class Driver:
 
     def _commit(self) -> None:
         """Write what is new; if nothing else can move the run soon, park it with the same commit."""
-        parking = self._may_park()
-        now = self._now()
+        parking, now = self._may_park(), self._now()
         record = self._writer.record(now)
         if parking:
             record.park(self._first_time(), self._waits.topics(self.machine), now)
@@ -263,15 +263,13 @@ class Driver:
             self._writer.send(record, self._committed)
 
     def _committed(self, taken: list[ChildStart]) -> None:
-        if taken:
-            self._check_children(taken)
+        self._check_children(taken)
         if self.state != "driving":
             return
-        quiet = self._pausing is not None or self._releasing
+        quiet, machine = self._quiet, self.machine
         self._steps.committed(self.run, begin=not quiet)
-        machine, steps = self.machine, self._steps
-        moved = machine.done or machine.divergence is not None or self._waits.mailbox or self._writer.anything
-        if quiet or moved or steps.ready or not steps.running:
+        rests = self._steps.running and not (self._steps.ready or self._waits.mailbox or self._writer.anything)
+        if quiet or not rests or machine.done or machine.divergence is not None:
             self.advance()
         else:
             self._alarm.set(self._first_time())
@@ -281,27 +279,31 @@ class Driver:
             self._checking += 1
             self.host.check_child(self, child)
 
-    def _leave_when_quiet(self) -> None:
+    @property
+    def _quiet(self) -> bool:
         """Pausing or draining: bodies that run may end and be recorded, nothing new begins."""
+        return self._pausing is not None or self._releasing or self._steps.stopped is not None
+
+    def _leave_when_quiet(self) -> None:
         if self._steps.running or self._exclusive:
             return
-        if self._pausing is not None:
+        if self._steps.stopped is not None:
+            self._pause(COMPENSATION_FAILED, self._steps.why_stopped(), key=self._steps.stopped[0].key)
+        elif self._pausing is not None:
             self._pause("operator", json.loads(self.host.payloads.open(self._pausing.data or '""')))
-            return
-        now = self._now()
-        self._put_aside(EVICTED)
-        record = self._writer.record(now)
-        record.release(now)
-        self._leave(record, "released")
+        else:
+            now = self._now()
+            self._put_aside(EVICTED)
+            record = self._writer.record(now)
+            record.release(now)
+            self._leave(record, "released")
 
     def _may_park(self) -> bool:
         """Whether nothing but times far enough away, signals and children can move the run."""
         if not self._steps.idle or self._exclusive or self._checking:
             return False
         machine = self.machine
-        if machine.done or self._pausing is not None or self._releasing:
-            return False
-        if any(child.chosen for child in machine.children):
+        if machine.done or self._quiet or any(child.chosen for child in machine.children):
             return False
         first = self._first_time()
         if not machine.wanted:
@@ -375,15 +377,15 @@ class Driver:
     # ----------------------------------------------------------------------------------------- times
     def _first_time(self) -> int | None:
         """When the run must be looked at next, if nothing else happens."""
+        first, last = self._waits.first_time(self.machine) if self._waits.times else None, self._last_time()
+        return first if last is None else last if first is None else min(first, last)
+
+    def _last_time(self) -> int | None:
+        """When the run must end; one that is compensated takes the time it needs."""
         machine = self.machine
-        first = self._waits.first_time(machine) if self._waits.times else None
-        if machine.cancelled_at is not None:
-            last = machine.cancelled_at + self._grace
-        elif self.run.deadline_at is not None:
-            last = self.run.deadline_at
-        else:
-            return first
-        return last if first is None or last < first else first
+        if machine.compensating:
+            return None
+        return self.run.deadline_at if machine.cancelled_at is None else machine.cancelled_at + self._grace
 
     @guarded
     def _wake(self) -> None:
@@ -398,27 +400,27 @@ class Driver:
         if self._waits.mailbox:
             self._read_mail()  # what was sent before a time came counts, also when nobody looked until now
         for request in self._waits.due(machine, now):
-            if machine.wanted.get(request.key) is request and machine.divergence is None:
-                self._time_has_come(request, now)
+            if machine.wanted.get(request.key) is not request or machine.divergence is not None:
+                continue
+            if isinstance(request, StepRequest):
+                self._steps.want(request)
+            else:
+                machine.outcome(Kind.TIMER_FIRED, request.key, now)
         if not (machine.done or machine.divergence):
             self._limit(now)
         self.advance()
 
     def _limit(self, now: int) -> None:
         """Hold the run to its deadline, and its clean-up to its grace."""
-        machine = self.machine
-        if machine.cancelled_at is not None:
-            if now >= machine.cancelled_at + self._grace and not self._writer.busy:
-                self._end(cancelled(machine))
-        elif self.run.deadline_at is not None and now >= self.run.deadline_at:
+        last, machine = self._last_time(), self.machine
+        if last is None or now < last:
+            return
+        if machine.cancelled_at is None:
             machine.outcome(Kind.DEADLINE_REACHED, "", now)
-
-    def _time_has_come(self, request: Request, now: int) -> None:
-        if isinstance(request, StepRequest):
-            request.retry_at = None
-            self._steps.want(request)
-        elif isinstance(request, TimerRequest | ReceiveRequest):
-            self.machine.outcome(Kind.TIMER_FIRED, request.key, now)
+        elif machine.undos and to_compensate(machine, self.workflow.settings):
+            machine.outcome(*cancel_again(machine, now))  # not the end of the run, as there is something to undo
+        elif not self._writer.busy:
+            self._end(cancelled(machine))
 
     # ----------------------------------------------------------------------------------------- ending
     def _finish(self) -> None:
@@ -437,23 +439,23 @@ class Driver:
         else:
             machine.end(Kind(ending.status.value), now)
             record = self._writer.record(now)
-            error = None
-            if ending.error is not None:
-                _, error = seal_error(ending.error, self.host.payloads, "The error of the run")
-            record.finish(ending.status, ending.output, error, now)
-            if self.run.parent is not None:
-                record.tell_parent(self.run.parent, child_topic(self.run.id), ending.status, now)
+            write_end(record, self.run, ending, self.host.payloads, now, undone=machine.compensating)
         self._leave(record, ending.status or "continued", ending.error)
 
     def _fail(self, error: PerdureError) -> None:
-        self._end(Ending(Status.FAILED, error=error))
+        if self.machine.undos:
+            # The workflow cannot be made to undo what it did; to end without it is for an operator to decide.
+            self._pause(error.code, f"{error} It has compensations to run: cancel it, with them or without.")
+        else:
+            self._end(Ending(Status.FAILED, error=error))
 
-    def _pause(self, code: str, message: str) -> None:
+    def _pause(self, code: str, message: str, **more: str) -> None:
         if self._writer.busy or self._exclusive:
             return
         now = self._now()
         diverged = self.machine.divergence
-        reason = json.dumps({"code": code, "message": message, "at": now, "seq": diverged.seq if diverged else None})
+        seq = diverged.seq if diverged else None
+        reason = json.dumps({"code": code, "message": message, "at": now, "seq": seq, **more})
         self._put_aside(EVICTED)
         if diverged is not None:
             # What was asked for behind the divergence is not part of the run's history.
@@ -467,7 +469,7 @@ class Driver:
     def _stop_diverged(self, divergence: Divergence) -> None:
         """Pause the run (I12); one that is to be cancelled ends as it stands, as its code cannot clean up."""
         cancel = next((message for message in self._waits.mailbox if message.topic == CANCEL), None)
-        if cancel is None or self._writer.busy or self._exclusive:
+        if cancel is None or self._writer.busy or self._exclusive or self.machine.compensating:
             self._pause(divergence.code, str(divergence))
             return
         self._put_aside(EVICTED)
@@ -482,8 +484,7 @@ class Driver:
     def _leave(self, record: Record, how: str, error: BaseException | None = None) -> None:
         """Commit what gives the run up."""
         self._alarm.clear()
-        self.state = "leaving"
-        self.how, self.error = how, error
+        self.state, self.how, self.error = "leaving", how, error
         self._writer.send(record, self._left)
 
     def _left(self, taken: list[ChildStart]) -> None:
@@ -496,5 +497,4 @@ class Driver:
 
     def _now(self) -> int:
         """Time that does not go back behind the journal's last entry, whatever the clocks of workers say."""
-        now, then = self.host.clock.now(), self.machine.time
-        return max(then, now)
+        return max(self.machine.time, self.host.clock.now())

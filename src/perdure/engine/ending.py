@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
-from perdure.codec.failure import decode_error
+from perdure.codec.failure import decode_error, seal_error
 from perdure.codec.payload import Payloads
 from perdure.engine.context import Context
 from perdure.engine.definition import Registry, Workflow
-from perdure.engine.machine import Machine, child_failure
+from perdure.engine.machine import Machine
+from perdure.engine.outcome import cancel_request, child_failure
+from perdure.engine.request import child_topic
+from perdure.engine.saga import Saga, outermost
 from perdure.engine.threaded import in_thread
-from perdure.errors import ContinueAsNew, EngineSignal, PerdureError, RunCancelled, RunTimedOut
+from perdure.errors import ContinueAsNew, PerdureError, RunCancelled, RunTimedOut
 from perdure.model.entry import Kind
-from perdure.model.run import Message
+from perdure.model.run import Claimed, Message
 from perdure.model.status import Status
+from perdure.store.record import Record
 
 
 class Ending(NamedTuple):
@@ -40,7 +43,7 @@ def ending_of(machine: Machine, workflow: Workflow[..., Any]) -> Ending:
     main = machine.main
     if main is None or main.cancelled():
         return cancelled(machine)
-    error = _outermost(main.exception())
+    error = outermost(main.exception())
     if isinstance(error, ContinueAsNew):
         return Ending(None, renewal=error.payload)
     if error is not None:
@@ -53,27 +56,32 @@ def ending_of(machine: Machine, workflow: Workflow[..., Any]) -> Ending:
         return Ending(Status.FAILED, error=problem)
 
 
-def _outermost(error: BaseException | None) -> BaseException | None:
-    """The error that counts: a group that a task with the engine's own control flow was in is looked into."""
-    while isinstance(error, BaseExceptionGroup):
-        others = error.split(EngineSignal)[1]
-        if others is not None:
-            return others
-        error = error.exceptions[0]
-    return error
-
-
 def cancelled(machine: Machine) -> Ending:
     """The verdict on a run that was cancelled, by request, by its deadline or by itself."""
     if machine.timed_out:
         return Ending(Status.FAILED, error=RunTimedOut(machine.run.id))
     why = "the workflow cancelled itself"
     if machine.cancelled_at is not None:
-        try:
-            why = str(json.loads(machine.payloads.open(machine.cancel_reason or '""')))
-        except (PerdureError, ValueError):
-            why = "the reason that was given cannot be read"  # which is none to let the run go on
+        why = machine.cancel_reason or ""
     return Ending(Status.CANCELLED, error=RunCancelled(machine.run.id, why))
+
+
+def write_end(record: Record, run: Claimed, ending: Ending, payloads: Payloads, now: int, *, undone: bool) -> None:
+    """
+    Write how a run ends, for good, and tell its parent.
+
+    Args:
+        undone: It was compensated, and so must its children be that have not ended.
+    """
+    status = ending.status or Status.FAILED
+    error = None
+    if ending.error is not None:
+        _, error = seal_error(ending.error, payloads, "The error of the run")
+    record.finish(
+        status, ending.output, error, now, children=cancel_request("the parent run has ended", compensate=undone)
+    )
+    if run.parent is not None:
+        record.tell_parent(run.parent, child_topic(run.id), status, now)
 
 
 def child_end(message: Message, child_id: str, payloads: Payloads) -> tuple[Kind, str, Any]:
@@ -98,7 +106,9 @@ def beginning(
         args, kwargs = workflow.call.decode(payloads.open(machine.run.input))
     except PerdureError as error:
         return _refuse(error)
-    context = Context(machine, registry)
+    saga = Saga(machine, registry, workflow.settings)
+    context = Context(machine, registry, saga)
+    machine.when_done = saga.main_ended
     if not workflow.is_async:
         return in_thread(workflow.fn, context, args, kwargs)
     made: Coroutine[Any, Any, Any] = workflow.fn(context, *args, **kwargs)

@@ -11,23 +11,23 @@ from __future__ import annotations
 import asyncio
 import json
 from asyncio import events
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn
 
-from perdure.codec.failure import decode_error, message_of
+from perdure.codec.failure import decode_error
 from perdure.codec.payload import Payloads
-from perdure.engine.loop import PrivateLoop, RunTask
-from perdure.engine.request import ChildRequest, ReceiveRequest, Request, StepRequest, TimerRequest
-from perdure.errors import (
-    ChildFailed,
-    Divergence,
-    EngineSignal,
-    NotInWorkflow,
-    PerdureError,
-    RunCancelled,
-    StartConflict,
+from perdure.engine.loop import PrivateLoop, RunFuture, RunTask
+from perdure.engine.outcome import (
+    Failure,
+    child_failure,
+    described,
+    end_of,
+    read_cancel_request,
+    same_arguments,
 )
+from perdure.engine.request import ChildRequest, ReceiveRequest, Request, StepRequest, TimerRequest
+from perdure.errors import Divergence, EngineSignal, NotInWorkflow, PerdureError
 from perdure.model.entry import NOTES, PROGRESS, RESTARTS, Entry, Kind
 from perdure.model.queue import Terms
 from perdure.model.run import Claimed
@@ -88,6 +88,10 @@ class Machine:
         children: Child runs to insert with them.
         time: The run's time: that of the last outcome, microseconds since 1970.
         divergence: Set when code and history disagree; the run must be paused (I12).
+        when_done: Called when the workflow function has ended.
+        undos: What would undo the run so far, in the order in which it was done; see `saga.Undo`.
+        compensating: It is being undone; then nothing cancels the run any more.
+        cancel_compensates: Who cancelled the run wants it undone.
     """
 
     def __init__(  # noqa: PLR0917 - what a run is made of
@@ -105,6 +109,10 @@ class Machine:
         self.cancel_reason: str | None = None
         self.cancelled_at: int | None = None
         self.timed_out = False
+        self.when_done: Callable[[asyncio.Future[Any]], None] | None = None
+        self.undos: list[Any] = []
+        self.compensating = False
+        self.cancel_compensates = False
         self.main: RunTask | None = None
         self.patches: dict[str, bool] = {}
         self._history = history
@@ -119,12 +127,14 @@ class Machine:
     def begin(self, workflow: Coroutine[Any, Any, Any]) -> None:
         """Run to the first rest, then through the history."""
         self.main = self.loop.create_main(workflow)
+        if self.when_done is not None:
+            self.main.add_done_callback(self.when_done)
         self._pass_restarts()
         self.loop.run_to_rest()
         while self._position < len(self._history) and self.divergence is None:
             entry = self._history[self._position]
             if self.main.done():
-                self._diverge(entry, [_end_of(self.main)])
+                self._diverge(entry, [end_of(self.main)])
             elif entry.kind in NOTES:
                 self._diverge(entry, [str(request) for request in self.wanted.values()])
             else:
@@ -184,13 +194,23 @@ class Machine:
     def cancel_diverged(self, at: int, reason: str | None) -> int:
         """Note that a run is cancelled whose code does not fit its journal; returns the entry's seq."""
         self.forget_new()
-        self.cancelled_at, self.cancel_reason = at, reason
+        self.cancelled_at = at
+        self.cancel_reason, _ = read_cancel_request(self.payloads, reason)
         return self.mark(Kind.CANCEL_REQUESTED, at, reason or '""')
 
     @property
     def done(self) -> bool:
         """Whether the workflow function has ended."""
         return self.main is not None and self.main.done()
+
+    def keys_ahead(self) -> list[str]:
+        """The keys of the entries that are still to be replayed."""
+        return [entry.key for entry in self._history[self._position :]]
+
+    @property
+    def live(self) -> bool:
+        """Whether the workflow's code counts: the run is neither put aside nor diverged."""
+        return not self._over and self.divergence is None
 
     @property
     def replaying(self) -> bool:
@@ -222,6 +242,7 @@ class Machine:
         if self._over:
             return
         self._over = why
+        self.when_done = None  # it leads back here, and so would keep the machine in memory until a collection
         self.loop.quiet = why == EVICTED
         # Looking for tasks costs time in proportion to all tasks of the process.
         alone = self.loop.tasks <= 1 and self.done
@@ -278,7 +299,7 @@ class Machine:
         self.wanted[request.key] = request
         self.fresh.append(request)
 
-    def wait_for_child(self, key: str, child_id: str, workflow: str) -> asyncio.Future[str]:
+    def wait_for_child(self, key: str, child_id: str, workflow: str) -> RunFuture:
         """The end of a child that was started under this key; its result as stored."""
         self.check()
         request = ChildRequest(key, self.loop.create_future(), child_id, workflow)
@@ -392,6 +413,9 @@ class Machine:
                 request.retry_at = json.loads(self.payloads.open(entry.data or "{}")).get("next_at")
             except (AttributeError, PerdureError, ValueError) as error:
                 self._diverge(entry, [f"{request}, whose failed attempt cannot be read: {error}"])
+            if request.compensation and request.retry_at is None:
+                # It had stopped the run, and somebody has let it go on since.
+                request.forgiven, request.first_started_at = request.attempt - 1, None
 
     def _deliver(self, entry: Entry, decoded: Any) -> None:
         self.time = max(self.time, entry.at)
@@ -401,18 +425,20 @@ class Machine:
         elif (
             request is not None
             and entry.kind in request.outcomes
-            and (decoded is not MISSING or _same_arguments(request, entry))
+            and (decoded is not MISSING or same_arguments(request, entry))
         ):
             del self.wanted[entry.key]
             self._resolve(request, entry, decoded)
         else:
-            self._diverge(entry, [_described(request) for request in self.wanted.values()])
+            self._diverge(entry, [described(request) for request in self.wanted.values()])
         if self.divergence is None:
             self.loop.run_to_rest()
 
     def _cancel_main(self, entry: Entry) -> None:
+        if self.compensating:
+            return
         if entry.kind == Kind.CANCEL_REQUESTED:
-            self.cancel_reason = entry.data or ""
+            self.cancel_reason, self.cancel_compensates = read_cancel_request(self.payloads, entry.data)
         else:
             self.timed_out = True
         self.cancelled_at = entry.at
@@ -444,6 +470,8 @@ class Machine:
                 future.set_result(value)
 
     def _decode(self, request: Request, entry: Entry) -> Any:
+        if entry.kind == Kind.STEP_RESOLVED:
+            return None
         if entry.data is None and not isinstance(request, StepRequest):
             return TIMED_OUT if isinstance(request, ReceiveRequest) else None
         text = self.payloads.open(entry.data or "null")
@@ -458,39 +486,3 @@ class Machine:
 CLOSING_ROUNDS = 3
 CANCELLING = frozenset({Kind.CANCEL_REQUESTED, Kind.DEADLINE_REACHED})
 EVICTED = "evicted"
-
-
-class Failure:
-    """A decoded error, told apart from a decoded value."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
-def _end_of(main: RunTask) -> str:
-    """How a workflow function ended before its history did."""
-    error = None if main.cancelled() else main.exception()
-    why = "" if error is None else f", by {type(error).__name__}: {message_of(error)}"
-    return f"the end of the workflow{why}"
-
-
-def child_failure(child_id: str, error: BaseException) -> BaseException:
-    """What the parent sees of a child's end: a refused start as such, anything else inside `ChildFailed`."""
-    if isinstance(error, StartConflict):
-        return error
-    status = "cancelled" if isinstance(error, RunCancelled) else "failed"
-    return ChildFailed(child_id, status, error)
-
-
-def _same_arguments(request: Request, entry: Entry) -> bool:
-    if not isinstance(request, StepRequest) or entry.fingerprint is None or request.fingerprint is None:
-        return True
-    return entry.fingerprint == request.fingerprint
-
-
-def _described(request: Request) -> str:
-    if isinstance(request, StepRequest) and request.fingerprint:
-        return f"{request} with arguments {request.fingerprint}"
-    return str(request)

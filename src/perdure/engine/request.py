@@ -42,14 +42,17 @@ class StepRequest(Request):
         retry_at: When the next attempt is due; None when it is due now.
         interrupted: An attempt that may run at most once was begun by a worker that died.
         returns: Encodes and decodes the result.
+        compensation: It undoes another step: it never fails, but stops the run until an operator decides.
+        forgiven: Attempts that do not count, as an operator has let the step be tried again since.
+        last: The run is rolled back: what fails now is not tried again.
     """
 
     __slots__ = (
-        "args", "attempt", "fingerprint", "first_started_at", "interrupted", "kwargs", "retry_at", "returns", "step",
-        "transactional",
+        "args", "attempt", "compensation", "fingerprint", "first_started_at", "forgiven", "interrupted", "kwargs",
+        "last", "retry_at", "returns", "step", "transactional",
     )  # fmt: skip
     word = "step"
-    outcomes = frozenset({Kind.STEP_COMPLETED, Kind.STEP_FAILED})
+    outcomes = frozenset({Kind.STEP_COMPLETED, Kind.STEP_FAILED, Kind.STEP_RESOLVED})
 
     def __init__(
         self,
@@ -75,6 +78,8 @@ class StepRequest(Request):
         self.first_started_at: int | None = None
         self.retry_at: int | None = None
         self.interrupted = False
+        self.compensation = self.last = False
+        self.forgiven = 0
 
 
 class TimerRequest(Request):

@@ -7,7 +7,7 @@ from typing import Any
 
 from perdure import ids
 from perdure.clock import SECOND, micros
-from perdure.codec.failure import decode_error, seal_error
+from perdure.codec.failure import decode_error, message_of, seal_error
 from perdure.engine.attempt import Attempt, Ended, ObservedAttempt
 from perdure.engine.host import Host
 from perdure.engine.machine import Machine
@@ -16,6 +16,9 @@ from perdure.engine.waits import Waits
 from perdure.errors import StepInterrupted, StepTimedOut
 from perdure.model.entry import Kind
 from perdure.model.run import Claimed
+
+COMPENSATION_FAILED = "compensation_failed"
+MESSAGE_CHARS = 1_000
 
 
 class Steps:
@@ -27,15 +30,19 @@ class Steps:
         ended: Called when a body has ended.
 
     Attributes:
+        stopped: The compensation that has failed for good, and its error: an operator must decide.
         ready: Steps that may begin once everything before them is durable (I2).
         running: Their bodies, by key.
     """
 
-    __slots__ = ("_attempt", "_ended", "_host", "_machine", "_now", "_starting", "_waits", "ready", "running")
+    __slots__ = (
+        "_attempt", "_ended", "_host", "_machine", "_now", "_starting", "_waits", "ready", "running", "stopped",
+    )  # fmt: skip
 
     def __init__(self, host: Host, machine: Machine, waits: Waits, now: Callable[[], int], ended: Ended) -> None:
         self.ready: list[StepRequest] = []
         self.running: dict[str, Attempt] = {}
+        self.stopped: tuple[StepRequest, BaseException] | None = None
         self._starting: list[StepRequest] = []
         self._host = host
         self._machine = machine
@@ -51,6 +58,7 @@ class Steps:
 
     def want(self, request: StepRequest) -> None:
         """The workflow wants this step, or its next attempt is due."""
+        request.retry_at = None
         if request.interrupted:
             request.interrupted = False
             self.failed(request, StepInterrupted(request.key, request.attempt), self._now())
@@ -119,9 +127,13 @@ class Steps:
         error, delay = self._verdict(request, error, now, begun)
         next_at = None if delay is None else now + delay
         text, data = seal_error(error, self._host.payloads, f"The error of step {request.key!r}", next_at)
+        if next_at is None and self._host.observer is not None:
+            self._host.observer.step_ended(self._machine.run, request, error, now)
+        if next_at is None and request.compensation:
+            self._machine.progress(request, Kind.ATTEMPT_FAILED, now, data, started_at)
+            self.stopped = request, error
+            return
         if next_at is None:
-            if self._host.observer is not None:
-                self._host.observer.step_ended(self._machine.run, request, error, now)
             self._machine.outcome(
                 Kind.STEP_FAILED, request.key, now, data, decoded=decode_error(text), started_at=started_at,
                 attempt=request.attempt, fingerprint=request.fingerprint,
@@ -133,13 +145,27 @@ class Steps:
         request.first_started_at = begun
         self._waits.add(request)
 
+    def why_stopped(self) -> str:
+        """What an operator is told of the compensation that has failed."""
+        if self.stopped is None:
+            return ""
+        request, error = self.stopped
+        return (
+            f"The compensation {request.key!r} has failed {request.attempt} time(s): {type(error).__name__}: "
+            f"{message_of(error)[:MESSAGE_CHARS]} Repair the cause and let it be tried again "
+            f"(perdure run compensate {self._machine.run.id} --retry), or undo it by hand and say so (--done), or "
+            "leave it out (--skip)."
+        )
+
     @staticmethod
     def _verdict(request: StepRequest, error: BaseException, now: int, begun: int) -> tuple[BaseException, int | None]:
         """The error to record, and the microseconds until the next attempt; None when there is none."""
         settings = request.step.settings
         if isinstance(error, StepTimedOut) and error.__dict__.get("scope") == "total":
             return error, None
-        delay = settings.retry.next_delay(request.attempt, error, ids.jitter())
+        if request.last:
+            return error, None
+        delay = settings.retry.next_delay(request.attempt - request.forgiven, error, ids.jitter())
         if delay is None or settings.total_timeout is None:
             return error, delay
         span = micros(settings.total_timeout)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 
 from perdure import ids
 from perdure.engine.host import Host
 from perdure.engine.machine import ChildStart, Machine
+from perdure.engine.outcome import cancel_request
 from perdure.engine.request import ChildRequest
 from perdure.errors import Overloaded, PerdureError, StoreError
 from perdure.model.run import Claimed, Message
+from perdure.model.status import Status
 from perdure.store.operation import Row
 from perdure.store.record import Record
 
@@ -79,6 +80,9 @@ class Writer:
             if run.suspect:
                 record.clear_suspicion()
                 self.run = run._replace(takeovers=0)
+        if machine.compensating and run.status != Status.COMPENSATING:
+            record.compensate()
+            self.run = self.run._replace(status=Status.COMPENSATING)
         if self._trace is not None:
             record.add("trace_run", run.number, run.epoch, self._trace)
             self._trace = None
@@ -86,14 +90,21 @@ class Writer:
             for message, seq in self.taking:
                 record.take(message, seq)
             self.taking.clear()
+        if machine.children or machine.given_up:
+            self._children(record, now)
+        return record
+
+    def _children(self, record: Record, now: int) -> None:
+        """Start those that are new, and ask those to end that nobody waits for any more."""
+        machine = self._machine
         if machine.children:
             self._start_children(record, now)
         if machine.given_up:
             for request in machine.given_up:
                 if isinstance(request, ChildRequest):
-                    record.cancel(request.child_id, json.dumps("the parent no longer waits for it"), now)
+                    why = cancel_request("the parent no longer waits for it", compensate=machine.compensating)
+                    record.cancel(request.child_id, why, now)
             machine.given_up = []
-        return record
 
     def _start_children(self, record: Record, now: int) -> None:
         self._inserting, self._machine.children = self._machine.children, []

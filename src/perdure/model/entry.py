@@ -18,6 +18,7 @@ class Kind(StrEnum):
     # outcomes
     STEP_COMPLETED = "step_completed"
     STEP_FAILED = "step_failed"
+    STEP_RESOLVED = "step_resolved"
     TIMER_FIRED = "timer_fired"
     SIGNAL_RECEIVED = "signal_received"
     CHILD_COMPLETED = "child_completed"
@@ -35,6 +36,7 @@ class Kind(StrEnum):
     ANNOTATED = "annotated"
     PATCHED = "patched"
     STEP_CANCELLED = "step_cancelled"
+    COMPENSATING = "compensating"
     # marks
     PAUSED = "paused"
     RESUMED = "resumed"
@@ -49,13 +51,13 @@ class Kind(StrEnum):
 
 
 OUTCOMES = frozenset({
-    Kind.STEP_COMPLETED, Kind.STEP_FAILED, Kind.TIMER_FIRED, Kind.SIGNAL_RECEIVED,
+    Kind.STEP_COMPLETED, Kind.STEP_FAILED, Kind.STEP_RESOLVED, Kind.TIMER_FIRED, Kind.SIGNAL_RECEIVED,
     Kind.CHILD_COMPLETED, Kind.CHILD_FAILED, Kind.CANCEL_REQUESTED, Kind.DEADLINE_REACHED,
 })  # fmt: skip
 PROGRESS = frozenset({Kind.ATTEMPT_STARTED, Kind.ATTEMPT_FAILED})
 NOTES = frozenset({
     Kind.TIMER_SET, Kind.RECEIVE_STARTED, Kind.CHILD_STARTED, Kind.EMITTED, Kind.ANNOTATED, Kind.PATCHED,
-    Kind.STEP_CANCELLED,
+    Kind.STEP_CANCELLED, Kind.COMPENSATING,
 })  # fmt: skip
 MARKS = frozenset(Kind) - OUTCOMES - PROGRESS - NOTES
 ENDINGS = frozenset({Kind.COMPLETED, Kind.FAILED, Kind.CANCELLED})

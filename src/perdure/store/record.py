@@ -12,6 +12,8 @@ from perdure.model.run import Message
 from perdure.model.status import Status
 from perdure.store.operation import Operation
 
+PARENT_ENDED = json.dumps("the parent run has ended")
+
 
 class Record(Operation):
     """
@@ -61,6 +63,10 @@ class Record(Operation):
         self.add("clear_suspicion", self.number, self.epoch)
         self.makes_due = True
 
+    def compensate(self) -> None:
+        """What the run did is undone from here on."""
+        self.add("compensate", self.number, self.epoch)
+
     def pause(self, reason: str) -> None:
         """Put the run aside until an operator resumes it."""
         self.add("pause_own", self.number, self.epoch, reason)
@@ -80,8 +86,10 @@ class Record(Operation):
         self.add("forget_refs", self.number, self.epoch)
         self.release(now)
 
-    def finish(self, status: Status, output: str | None, error: str | None, now: int) -> None:
-        """End the run; unless it completed, its children end too."""
+    def finish(
+        self, status: Status, output: str | None, error: str | None, now: int, *, children: str = PARENT_ENDED
+    ) -> None:
+        """End the run; unless it completed, its children are asked to end too, with this message."""
         if output is not None and len(output) > self.inline_bytes:
             output = shelve(self, self.id, output)
         if error is not None and len(error) > self.inline_bytes:
@@ -90,7 +98,7 @@ class Record(Operation):
         self.makes_due = self.makes_due or self.queued
         self.add("finish", self.number, self.epoch, status.value, output, error, now)
         if status is not Status.COMPLETED:
-            self.add("ask_children", self.number, self.epoch, json.dumps("the parent run has ended"), now)
+            self.add("ask_children", self.number, self.epoch, children, now)
             self.add("cancel_children", self.number, self.epoch, now)
             self.makes_due = True
 

@@ -77,7 +77,7 @@ def collector_waiting() -> Iterator[None]:
     Let Python's cyclic garbage collector wait while a crowd is served.
 
     What is made for a crowd is alive until all of it has been served: a collector that looks through it again and
-    again meanwhile finds nothing, and took a quarter of the time (docs/adr/0017-no-circles.md).
+    again meanwhile finds nothing, and took a quarter of the time (docs/adr/0019-no-circles.md).
     """
     if not gc.isenabled():
         yield

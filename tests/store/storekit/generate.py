@@ -184,6 +184,8 @@ class Generator:
             record.cancel(child["id"] if child else self.run_id(), '"given up"', self.now)
         if row["takeovers"] and self.happens(0.3):
             record.clear_suspicion()
+        if self.happens(0.05):
+            record.compensate()
         if self.happens(0.2):
             record.add("trace_run", number, record.epoch, self.new("t"))
         self.give_up(record, row, seq + len(entries), add)
@@ -283,11 +285,15 @@ class Generator:
         row = self.some_run(lambda row: row["status"] == "paused") or self.some_run()
         if row is None:
             return self.start()
-        return self.guarded(row, [
+        lines = [
             line("resume", id=row["id"], epoch=row["epoch"], now=self.now),
             line("drop_control", id=row["id"], topic="control:pause"),
             self.note(row, "resumed", "{}"),
-        ])  # fmt: skip
+        ]
+        if self.happens(0.3):
+            decided = {"key": "charge#compensate", "data": "{}", "now": self.now}
+            lines.append(line("resolve", id=row["id"], epoch=row["epoch"] + 1, **decided))
+        return self.guarded(row, lines)
 
     def move(self) -> Operation:
         row = self.some_run()

@@ -223,11 +223,14 @@ class Model:
             for place in [place for place in self.journal if place[0] == run and place[1] < seq]:
                 del self.journal[place]
 
-    def note(self, id, epoch, kind, data, now):
+    def note(self, id, epoch, kind, data, now, key=""):
         row = self.by_id(id)
         if row and row["epoch"] == epoch and row["owner"] is None:
             seq = (self.last_seq(row["number"]) or 0) + 1
-            self.insert_entry(row["number"], seq, kind, "", now, data, None, None, None)
+            self.insert_entry(row["number"], seq, kind, key, now, data, None, None, None)
+
+    def resolve(self, id, epoch, key, data, now):
+        self.note(id, epoch, "step_resolved", data, now, key)
 
     def _note_pause(self, row, data, now):
         seq = self.last_seq(row["number"])
@@ -377,6 +380,11 @@ class Model:
         if row := self.owned(run, epoch):
             self.change(row, takeovers=0)
 
+    def compensate(self, run, epoch):
+        row = self.owned(run, epoch)
+        if row and row["status"] in {"running", "cancelling"}:
+            self.change(row, status="compensating")
+
     def pause_own(self, run, epoch, reason):
         if row := self.owned(run, epoch):
             self.change(row, status="paused", reason=reason, owner=None, due_at=None, waiting_for=None, epoch=epoch + 1)
@@ -399,7 +407,8 @@ class Model:
     def _cancel(self, rows, now):
         for row in rows:
             if row["status"] in CANCELLABLE:
-                self.change(row, status="cancelling", reason=None, due_at=now if row["owner"] is None else None)
+                status = "compensating" if row["status"] == "compensating" else "cancelling"
+                self.change(row, status=status, reason=None, due_at=now if row["owner"] is None else None)
                 yield "cancelling", row["number"], row["owner"]
 
     def cancel(self, id, now):

@@ -100,7 +100,7 @@ order by c.number limit :most;
 -- Children that should have been asked to end with their parent. One that is run again goes on by an operator's will.
 select count(*) over (), c.id from perdure_runs c join perdure_runs p on p.number = c.parent
 where p.status in ('failed', 'cancelled') and c.detached = 0 and c.generation = 1
-  and c.status in ('queued', 'running', 'waiting', 'compensating')
+  and c.status in ('queued', 'running', 'waiting')
 order by c.number limit :most;
 
 -- name: ill_blob_missing(most)

@@ -52,8 +52,8 @@ returning :tag, 'asked', run;
 
 -- name: cancel_named(scope, name, id, now)
 update perdure_runs
-set status = 'cancelling', reason = null, due_at = case when owner is null then :now end,
-  slot = case slot when 1 then 0 else slot end, rank = null
+set status = case status when 'compensating' then status else 'cancelling' end, reason = null,
+  due_at = case when owner is null then :now end, slot = case slot when 1 then 0 else slot end, rank = null
 where id = (select n.run_id from perdure_names n where n.scope = :scope and n.name = :name and n.run_id <> :id)
   and status in ('queued', 'running', 'waiting', 'paused', 'compensating');
 

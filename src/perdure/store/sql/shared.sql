@@ -106,10 +106,10 @@ where parent = :run and detached = 0 and status not in ('completed', 'failed', '
 returning :tag, 'asked', run;
 
 -- name: cancel_children(run, epoch, now)
--- The status says at once that they are to end; their drivers do the rest.
+-- The status says at once that they are to end, which those that compensate will; their drivers do the rest.
 update perdure_runs
-set status = 'cancelling', reason = null, due_at = case when owner is null then :now end,
-  slot = case slot when 1 then 0 else slot end, rank = null
+set status = case status when 'compensating' then status else 'cancelling' end, reason = null,
+  due_at = case when owner is null then :now end, slot = case slot when 1 then 0 else slot end, rank = null
 where parent = :run and detached = 0 and status in ('queued', 'running', 'waiting', 'paused', 'compensating')
   and exists (select 1 from perdure_runs p where p.number = :run and p.epoch = :epoch and p.owner is not null);
 
@@ -124,8 +124,8 @@ returning :tag, 'asked', run;
 
 -- name: cancel_child(id, parent, epoch, now)
 update perdure_runs
-set status = 'cancelling', reason = null, due_at = case when owner is null then :now end,
-  slot = case slot when 1 then 0 else slot end, rank = null
+set status = case status when 'compensating' then status else 'cancelling' end, reason = null,
+  due_at = case when owner is null then :now end, slot = case slot when 1 then 0 else slot end, rank = null
 where id = :id and status in ('queued', 'running', 'waiting', 'paused', 'compensating')
   and exists (select 1 from perdure_runs p where p.number = :parent and p.epoch = :epoch and p.owner is not null);
 
@@ -142,6 +142,11 @@ where number = :run and epoch = :epoch and owner is not null;
 update perdure_runs
 set first_input = coalesce(first_input, input), input = :input, takeovers = 0, takeover_seq = null
 where number = :run and epoch = :epoch and owner is not null;
+
+-- name: compensate(run, epoch)
+-- What the run did is being undone; from here it can only end.
+update perdure_runs set status = 'compensating'
+where number = :run and epoch = :epoch and owner is not null and status in ('running', 'cancelling');
 
 -- name: due_now(tag, now, most)
 -- Before a claim, for metrics: since when the runs are due that it may take.
@@ -186,10 +191,11 @@ where c.number = :run and c.epoch = :epoch and c.status = :status and c.owner is
 returning :tag, 'notified', run;
 
 -- name: cancel(tag, id, now)
--- The status says at once that the run is to end; its driver does the rest, and stands in no line for it.
+-- The status says at once that the run is to end, which one that compensates will; its driver does the rest, and
+-- stands in no line for it.
 update perdure_runs
-set status = 'cancelling', reason = null, due_at = case when owner is null then :now end,
-  slot = case slot when 1 then 0 else slot end, rank = null
+set status = case status when 'compensating' then status else 'cancelling' end, reason = null,
+  due_at = case when owner is null then :now end, slot = case slot when 1 then 0 else slot end, rank = null
 where id = :id and status in ('queued', 'running', 'waiting', 'paused', 'compensating')
 returning :tag, 'cancelling', number, owner;
 
@@ -234,6 +240,14 @@ from perdure_runs r
 where status = 'paused' and reason = :reason and coalesce(
   (select j.kind from perdure_journal j where j.run = r.number order by j.seq desc limit 1), ''
 ) <> 'paused';
+
+-- name: resolve(id, epoch, key, data, now)
+-- An operator has decided what becomes of a compensation that failed; comes with the resumption of its run.
+insert into perdure_journal (run, seq, kind, key, at, data)
+select number, (select coalesce(max(j.seq), 0) + 1 from perdure_journal j where j.run = r.number), 'step_resolved',
+  :key, :now, :data
+from perdure_runs r
+where id = :id and epoch = :epoch and owner is null;
 
 -- name: resume(tag, id, epoch, now)
 update perdure_runs

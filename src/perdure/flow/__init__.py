@@ -1,0 +1,1 @@
+"""Flows: workflows that are declared as data, and compiled onto the engine's context."""
