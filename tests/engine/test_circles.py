@@ -63,3 +63,15 @@ def test_the_collector_is_as_it_was_after_a_crowd(enabled):
         assert gc.isenabled() is enabled
     finally:
         (gc.enable if before else gc.disable)()
+
+
+def test_a_run_that_is_parked_without_a_cache_goes_quietly(lab, caplog):
+    """A worker that keeps no parked runs would say of each that it cannot go on."""
+
+    async def main():
+        async with lab.worker(many_things, cached_runs=0) as app:
+            assert await (await app.start("many_things", 2)).result() == 2
+            assert app.worker.statistics == {"driven": 0, "parked": 0}
+
+    lab.play(main)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []

@@ -17,7 +17,7 @@ from perdure.codec.value import TypeCodec
 from perdure.engine.loop import PrivateLoop
 from perdure.errors import BlockingCall, DuplicateName, InvalidOption, UnknownWorkflow
 from perdure.ids import check_name
-from perdure.model.queue import Queue, Terms, name_of
+from perdure.model.queue import NO_TERMS, Queue, Terms, name_of
 from perdure.model.retry import NO_RETRY, Retry
 from perdure.model.version import check_version, check_workflow_name, pin, recency
 
@@ -199,6 +199,8 @@ class Workflow(Generic[P, R]):
         stored_as: What its runs are stored under, and workers know it by: name and version.
     """
 
+    _types: Callable[P, R]  # of no value: it carries the types to the signatures of start and call
+
     def __init__(self, fn: Callable[..., Any], options: WorkflowOptions) -> None:
         if not inspect.isfunction(fn):
             option = "workflow"
@@ -227,16 +229,17 @@ class Workflow(Generic[P, R]):
         """Call the function itself, with whatever context is given."""
         return self.fn(ctx, *args, **kwargs)
 
-    def _types(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Never called: it carries the types to the signatures of start and call."""
-        raise NotImplementedError
-
     def __repr__(self) -> str:
         return f"<workflow {self.stored_as}>"
 
     def terms(self, queue: str | Queue | None, key: str = "", priority: int = 0, weight: int = 1) -> Terms:
         """On what terms a run goes through a queue: the one given, else the workflow's own, unless it is ""."""
-        return Terms(name_of(self.settings.queue if queue is None else queue), key, priority, weight)
+        name = name_of(self.settings.queue if queue is None else queue)
+        none = NO_TERMS
+        # By identity, as every run without a queue comes here: what is not left out is checked by the constructor.
+        if not name and key is none.key and priority is none.priority and weight is none.weight:
+            return none
+        return Terms(name, key, priority, weight)
 
 
 class Registry:

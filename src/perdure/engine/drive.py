@@ -20,7 +20,7 @@ from perdure.engine.ending import Ending, beginning, cancelled, child_end, endin
 from perdure.engine.guard import call_each, guarded, seal_reason
 from perdure.engine.history import base_time, key_prefix, present
 from perdure.engine.host import Host
-from perdure.engine.machine import EVICTED, ChildStart, Machine
+from perdure.engine.machine import ENDED, EVICTED, ChildStart, Machine
 from perdure.engine.request import ChildRequest, Request, StepRequest
 from perdure.engine.saga import cancel_again, to_compensate
 from perdure.engine.steps import COMPENSATION_FAILED, Steps
@@ -34,7 +34,6 @@ from perdure.model.status import Status
 from perdure.store.record import Record
 
 log = logging.getLogger("perdure.engine")
-ENDED = "the run has ended"
 STORE_RETRY = 200_000  # microseconds
 
 
@@ -161,7 +160,7 @@ class Driver:
             self.state = "over"
             self._writer.close()
             self._put_aside(EVICTED)
-            del self._writer, self._steps, self._alarm  # no circles stay behind, see `Machine.close`
+            self.host.loop.call_soon(self._let_go)  # as the caller may be one of our own methods
 
     @property
     def running(self) -> bool:
@@ -452,10 +451,8 @@ class Driver:
     def _pause(self, code: str, message: str, **more: str) -> None:
         if self._writer.busy or self._exclusive:
             return
-        now = self._now()
-        diverged = self.machine.divergence
-        seq = diverged.seq if diverged else None
-        reason = json.dumps({"code": code, "message": message, "at": now, "seq": seq, **more})
+        now, diverged = self._now(), self.machine.divergence
+        reason = json.dumps({"code": code, "message": message, "at": now, "seq": diverged and diverged.seq, **more})
         self._put_aside(EVICTED)
         if diverged is not None:
             # What was asked for behind the divergence is not part of the run's history.
@@ -491,9 +488,12 @@ class Driver:
         """The run has been given up, and that is durable."""
         self.state = "parked" if self.how == "parked" else "over"
         self._check_children(taken)
-        self.host.left(self)
-        if self.state == "over":
-            del self._writer, self._steps, self._alarm  # as above
+        self.host.left(self)  # which may evict a parked one
+        if self.how != "parked":
+            self._let_go()
+
+    def _let_go(self) -> None:
+        del self._writer, self._steps, self._alarm  # no circles stay behind, see `Machine.close`
 
     def _now(self) -> int:
         """Time that does not go back behind the journal's last entry, whatever the clocks of workers say."""

@@ -243,9 +243,11 @@ class PrivateLoop(asyncio.AbstractEventLoop):
         return self._closed
 
     def close(self) -> None:
-        """Let nothing run any more."""
-        self._closed = True
-        self._ready.clear()
+        """Let nothing run any more, and let go of whoever had the timers."""
+        if not self._closed:
+            self._closed = True
+            self._ready.clear()
+            del self._timers
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """A background task's error that nobody looked at, unless it is the engine's own control flow."""

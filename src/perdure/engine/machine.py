@@ -29,7 +29,7 @@ from perdure.engine.outcome import (
 from perdure.engine.request import ChildRequest, ReceiveRequest, Request, StepRequest, TimerRequest
 from perdure.errors import Divergence, EngineSignal, NotInWorkflow, PerdureError
 from perdure.model.entry import NOTES, PROGRESS, RESTARTS, Entry, Kind
-from perdure.model.queue import Terms
+from perdure.model.queue import NO_TERMS, Terms
 from perdure.model.run import Claimed
 
 
@@ -65,7 +65,7 @@ class ChildStart(NamedTuple):
     detached: bool
     tags: tuple[str, ...]
     chosen: bool
-    terms: Terms | None = None
+    terms: Terms = NO_TERMS
 
 
 class Machine:
@@ -131,7 +131,7 @@ class Machine:
             self.main.add_done_callback(self.when_done)
         self._pass_restarts()
         self.loop.run_to_rest()
-        while self._position < len(self._history) and self.divergence is None:
+        while self._position < len(self._history) and self.divergence is None and not self._over:
             entry = self._history[self._position]
             if self.main.done():
                 self._diverge(entry, [end_of(self.main)])
@@ -262,7 +262,6 @@ class Machine:
         self.wanted.clear()
         self._timers.clear()
         self.main = None
-        del self.loop
 
     # --------------------------------------------------------------------------------- context's side
     def check(self) -> None:
@@ -485,4 +484,5 @@ class Machine:
 
 CLOSING_ROUNDS = 3
 CANCELLING = frozenset({Kind.CANCEL_REQUESTED, Kind.DEADLINE_REACHED})
+ENDED = "the run has ended"
 EVICTED = "evicted"

@@ -254,3 +254,7 @@ def name_of(queue: str | Queue) -> str:
 def _at_least_one(option: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InvalidOption(option, f"{value!r} is not a whole number of 1 or more")
+
+
+NO_TERMS = Terms()
+"""Those of a run without a queue."""

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 
 from perdure.model.entry import Entry
-from perdure.model.queue import Terms
+from perdure.model.queue import NO_TERMS, Terms
 from perdure.model.run import Message
 from perdure.model.status import Status
 from perdure.store.operation import Operation
@@ -119,7 +119,7 @@ class Record(Operation):
         deadline_at: int | None,
         detached: bool,
         tags: Iterable[str],
-        terms: Terms | None = None,
+        terms: Terms = NO_TERMS,
     ) -> None:
         """Insert a child run, due now; by the terms of a queue it stands in line instead."""
         if len(payload) > self.inline_bytes:
@@ -129,7 +129,7 @@ class Record(Operation):
         )
         for tag in tags:
             self.add("add_tag", child_id, tag)
-        if terms is not None and terms.queue:
+        if terms.queue:
             self.add("enter_queue", child_id, terms.queue, terms.key, terms.priority, terms.weight, self.number)
         self.makes_due = True
 
