@@ -11,7 +11,7 @@ from storekit.kinds import NOW, SqliteFile
 
 from perdure.errors import OperationRefused, Overloaded, StoreBusy, StoreClosed, StoreFull
 from perdure.model.limits import Limits
-from perdure.store import batch, commit
+from perdure.store import batch, commit, sqlite_commit
 from perdure.store.operation import Operation
 
 
@@ -66,7 +66,7 @@ def slow(monkeypatch, seconds=1.0):
         now[0] += seconds
         return now[0]
 
-    monkeypatch.setattr(commit, "elapsed", elapsed)
+    monkeypatch.setattr(sqlite_commit, "elapsed", elapsed)
 
 
 def runs(path):
@@ -405,7 +405,7 @@ def test_a_store_that_is_not_open_says_so(kind):
     async def main():
         store = kind.open()
         await store.close()
-        unopened = type(store)(kind.path, clock=store._clock, limits=Limits())
+        unopened = type(store)(kind.path, clock=store.clock, limits=Limits())
         with pytest.raises(StoreClosed):
             unopened.submit(Operation(), lambda rows, error: None)
         with pytest.raises(StoreClosed):

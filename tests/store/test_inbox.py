@@ -229,13 +229,13 @@ def test_messages_of_a_rerun_come_back_before_all_others_in_their_order(db):
     again = [(3, None, "1"), (2, "k", "2"), (1, None, "3")]
     db.apply(
         *[
-            line("restore", id="a", rank=place, topic="signal:go", key=key, data=data, sent_at=NOW)
+            line("restore", id="a", nth=place, topic="signal:go", key=key, data=data, sent_at=NOW)
             for place, key, data in reversed(again)
         ]
     )
     db.queued("b")
-    db.apply(line("restore", id="b", rank=1, topic="signal:go", key=None, data="5", sent_at=NOW))
-    db.apply(line("restore", id="a", rank=1, topic="signal:go", key=None, data="0", sent_at=NOW))
+    db.apply(line("restore", id="b", nth=1, topic="signal:go", key=None, data="5", sent_at=NOW))
+    db.apply(line("restore", id="a", nth=1, topic="signal:go", key=None, data="0", sent_at=NOW))
     assert [(message.data, message.key) for message in db.mail("a")] == [
         ("0", None), ("1", None), ("2", "k"), ("3", None), ("4", None),
     ]  # fmt: skip
@@ -250,7 +250,7 @@ def test_a_keyed_message_is_restored_in_place_of_the_taken_one(db):
     db.write(row, ("take", first, 3), ("take", second, 5))
     db.apply(
         line("drop_taken", id="a", seq=5),
-        line("restore", id="a", rank=1, topic="signal:go", key="l", data="2", sent_at=NOW),
+        line("restore", id="a", nth=1, topic="signal:go", key="l", data="2", sent_at=NOW),
     )
     assert [(message.key, message.data) for message in db.mail("a")] == [("l", "2")]
     assert [taken[:3] for taken in db.rows("taken_keyed", row.number, 0)] == [(3, "signal:go", "k")]

@@ -128,6 +128,31 @@ def test_a_rate_gives_out_so_many_slots_in_a_window(db, sliding):
     assert names(claim(db, now=again)) == ["c", "d"]
 
 
+def test_a_rate_counts_slots_not_claims(db):
+    """A run that goes on would use up what others are to have; or one that was paused would pass the limit."""
+    make(db, Queue("q", rate=Rate(2, per=60)))
+    put(db, *"ab")
+    (run,) = claim(db, most=1, now=WINDOW)
+    db.write(run, ("park", WINDOW, [], WINDOW))
+    assert names(claim(db, now=WINDOW)) == ["a", "b"]
+    db.write(db.row("a"), ("pause", "{}"))
+    assert db.apply(line("resume", id="a", epoch=db.row("a").epoch, now=WINDOW))
+    assert claim(db, now=WINDOW + MINUTE - 1) == []
+    assert names(claim(db, now=WINDOW + MINUTE)) == ["a"]
+
+
+def test_per_worker_counts_the_runs_that_are_driven(db):
+    """A few sleepers would keep a worker idle; or all would go on at once when they wake up."""
+    make(db, Queue("q", per_worker=1))
+    put(db, *"ab")
+    (run,) = claim(db)
+    db.write(run, ("park", NOW + 50, [], NOW))
+    assert names(claim(db)) == ["b"]
+    assert claim(db, now=NOW + 50) == []
+    finish(db, "b")
+    assert names(claim(db, now=NOW + 50)) == ["a"]
+
+
 def test_a_rate_per_key_does_not_touch_the_other_keys(db):
     """One tenant's quota would be used up by another."""
     make(db, Queue("q", rate=(Rate(1, per=60, per_key=True), Rate(3, per=60))))
@@ -211,6 +236,17 @@ def test_changed_limits_hold_from_the_next_slot_on(db):
     finish(db, "a")
     assert claim(db) == []
     make(db, Queue("q", concurrency=4, rate=Rate(1, per=60)))
+    assert names(claim(db, now=WINDOW)) == ["d"]
+
+
+def test_what_was_counted_still_counts_under_a_rate_of_the_same_window(db):
+    """Changing a limit would give all of it again; or a count of another window would hold up the queue."""
+    make(db, Queue("q", rate=Rate(2, per=60)))
+    put(db, *"abcde")
+    assert len(claim(db, now=WINDOW)) == 2
+    make(db, Queue("q", rate=Rate(3, per=60)))
+    assert names(claim(db, now=WINDOW)) == ["c"]
+    make(db, Queue("q", rate=Rate(1, per=90)))
     assert names(claim(db, now=WINDOW)) == ["d"]
 
 

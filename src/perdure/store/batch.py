@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import apsw
 
-from perdure.errors import InvalidOption, StoreError
-from perdure.store.operation import ORDER, Line, Operation, Row
+from perdure.errors import StoreError
+from perdure.store.operation import ORDER, Line, Operation, Outcome, Row
 from perdure.store.queries import Statement
 from perdure.store.sqlite_errors import UNSTORABLE, mapped
+from perdure.store.transaction import refuse_control
 
-Outcome = tuple[list[Row], Exception | None]
 Probe = Callable[[str, Sequence[Operation]], None]
 BUSY_MILLISECONDS = 10_000
 _PLACE = {name: place for place, name in enumerate(ORDER)}
 _LONE_ENTRY = ["fence", "append"]
-_CONTROL = {"begin", "commit", "end", "rollback", "savepoint", "release"}
-_FIRST_WORD = re.compile(r"(?:[\s;]|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w+)", re.DOTALL)
 
 
 class SqliteTransaction:
@@ -38,19 +35,6 @@ def _refuse_control(_cursor: apsw.Cursor, sql: str, _parameters: object) -> bool
     """Asked by the driver before each statement of a user's function."""
     refuse_control(sql)
     return True
-
-
-def refuse_control(sql: str) -> None:
-    """
-    A user's function must not begin or end a transaction: other people's operations commit with it.
-
-    Raises:
-        InvalidOption: This SQL would.
-    """
-    found = _FIRST_WORD.match(sql)
-    if found and found[1].lower() in _CONTROL:
-        option = "transaction.execute"
-        raise InvalidOption(option, f"{found[1]!r} is not for a function whose rows commit with its step")
 
 
 class BatchRunner:

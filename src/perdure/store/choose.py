@@ -68,8 +68,7 @@ def sqlite_path(url: str) -> str:
         option = "url"
         known = "write sqlite:///file.db or postgresql://user@host/database"
         raise InvalidOption(option, f"{url!r} is none that perdure knows; {known}")
-    path = rest.removeprefix("/")
-    return path if path not in {"", ":memory:"} else ":memory:"
+    return rest.removeprefix("/") or ":memory:"
 
 
 def is_new(url: str) -> bool:

@@ -151,7 +151,7 @@ async def examine(store: Store, now: int) -> list[Finding]:
     if damage:
         return damage
     moments = {"now": now, "overdue": now - OVERDUE, "long": now - LONG}
-    findings = [*await _schema(store)]
+    findings = await _schema(store)
     for check in CHECKS:
         rows = await store.rows(check.statement, *(moments[need] for need in check.needs), EXAMPLES)
         if rows:

@@ -13,6 +13,20 @@ from typing import Any
 Line = tuple[str, tuple[Any, ...]]
 """A statement's name and its parameters, without the tag."""
 
+DROPS = (
+    "drop_journal",
+    "drop_inbox",
+    "drop_keyed",
+    "drop_tags",
+    "drop_traces",
+    "drop_names",
+    "drop_blobs",
+    "drop_blob_refs",
+    "drop_runs",
+    "clear_doomed",
+)
+"""What removes the runs that `doom` has chosen, with all that is theirs."""
+
 ORDER = (
     "add_blob",
     "declare_dead",
@@ -99,16 +113,7 @@ ORDER = (
     "forget_workers",
     "forget_names",
     "doom",
-    "drop_journal",
-    "drop_inbox",
-    "drop_keyed",
-    "drop_tags",
-    "drop_traces",
-    "drop_names",
-    "drop_blobs",
-    "drop_blob_refs",
-    "drop_runs",
-    "clear_doomed",
+    *DROPS,
     "drop_orphans",
 )
 """
@@ -154,6 +159,9 @@ class Operation:
 
 Row = tuple[Any, ...]
 """A row that came back: its label ("started", "stale", …), then its columns."""
+
+Outcome = tuple[list[Row], "Exception | None"]
+"""What became of an operation: its rows, or the error that kept it from being stored."""
 
 Done = Callable[[list[Row], "Exception | None"], None]
 """Called on the event loop after the commit, with the operation's rows or with the error."""

@@ -5,21 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from perdure.store.operation import Operation
+from perdure.store.operation import DROPS, Operation
 from perdure.store.store import Store
-
-_DROPS = (
-    "drop_journal",
-    "drop_inbox",
-    "drop_keyed",
-    "drop_tags",
-    "drop_traces",
-    "drop_names",
-    "drop_blobs",
-    "drop_blob_refs",
-    "drop_runs",
-    "clear_doomed",
-)
 
 
 async def prune_some(store: Store, before: int, statuses: Iterable[str], trees: int) -> int:
@@ -35,7 +22,7 @@ async def prune_some(store: Store, before: int, statuses: Iterable[str], trees: 
         How many runs were removed; 0 when none are left.
     """
     operation = Operation([("forget_workers", (before,)), ("doom", (before, json.dumps(sorted(statuses)), trees))])
-    for statement in _DROPS:
+    for statement in DROPS:
         operation.add(statement)
     return len(await store.apply(operation))
 

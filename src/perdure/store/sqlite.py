@@ -15,13 +15,14 @@ import apsw
 from perdure.clock import Clock
 from perdure.errors import InvalidOption, SchemaMissing, StoreClosed, StoreReadOnly, StoreUnavailable
 from perdure.model.limits import Limits
+from perdure.store.base import CLOSED, BaseStore
 from perdure.store.batch import BUSY_MILLISECONDS, BatchRunner, Probe
 from perdure.store.changes import Changes
-from perdure.store.commit import Committed, Committer
-from perdure.store.migrate import Migration, check_version, migrate
-from perdure.store.operation import Done, Operation, Row
+from perdure.store.migrate import check_version, migrate
+from perdure.store.operation import Row
 from perdure.store.pulse import SqlitePulse
 from perdure.store.queries import statements
+from perdure.store.sqlite_commit import SqliteCommitter
 from perdure.store.sqlite_errors import UNSTORABLE, mapped, mapping
 
 CHECKPOINT_PAGES = 4_000
@@ -32,7 +33,7 @@ log = logging.getLogger("perdure.store")
 _memory = itertools.count(1)
 
 
-class SqliteStore:
+class SqliteStore(BaseStore[SqliteCommitter]):
     """
     A store on one SQLite file, or in memory.
 
@@ -44,11 +45,8 @@ class SqliteStore:
         path: The file; ":memory:" for a database that ends with the store.
         synchronous: "FULL", or "NORMAL" for speed at that price.
         inline_only: Never use a thread (simulations).
-        changes: A hub shared with other stores of this process on the same file; they need not poll then.
+        changes: See `BaseStore`.
         probe: For tests, see `BatchRunner`.
-
-    Attributes:
-        migrated: What `open` did to the schema.
     """
 
     dialect = "sqlite"
@@ -67,20 +65,14 @@ class SqliteStore:
         if synchronous not in ("FULL", "NORMAL", "OFF"):
             option = "synchronous"
             raise InvalidOption(option, f"{synchronous!r} is neither FULL nor NORMAL")
-        self.path = self.where = path
-        self.limits = limits
-        self.migrated: list[Migration] = []
-        self.changes = changes or Changes()
-        self._shared_changes = changes is not None
-        self.clock = self._clock = clock
+        super().__init__(path, clock=clock, limits=limits, changes=changes, probe=probe)
+        self.path = path
         self._synchronous = synchronous
         self._inline_only = inline_only
-        self._probe = probe
         self._statements = statements("sqlite")
         self._name = f"file:/perdure-{os.getpid()}-{next(_memory)}?vfs=memdb" if path == ":memory:" else path
         self._writer: apsw.Connection | None = None
         self._reader: apsw.Connection | None = None
-        self._committer: Committer | None = None
         self._poll_timer: asyncio.TimerHandle | None = None
         self._seen = 0
         self._quiet = 0
@@ -113,7 +105,7 @@ class SqliteStore:
         assert self._writer is not None  # noqa: S101 - just connected
         self._writer.set_busy_timeout(0)
         runner = BatchRunner(self._writer, self._statements, self.path, self._probe)
-        self._committer = Committer(
+        self._committer = SqliteCommitter(
             runner, self.changes, most_queued=self.limits.queued_operations, inline_only=self._inline_only
         )
 
@@ -125,7 +117,7 @@ class SqliteStore:
             if self.path != ":memory:":
                 _use_wal(self._writer)
             if migrating:
-                self.migrated = migrate(self._writer, self.path, self._clock.now())
+                self.migrated = migrate(self._writer, self.path, self.clock.now())
             if self._writer.readonly("main"):
                 problem = f"{self.path} cannot be written. Check the permissions of the file and its folder."
                 raise StoreReadOnly(problem)
@@ -159,57 +151,6 @@ class SqliteStore:
                 connection.close()
         self._reader = self._writer = None
 
-    # ---------------------------------------------------------------------------------- writing
-    def submit(self, operation: Operation, done: Done) -> None:
-        """Queue an operation; see `Committer.submit`."""
-        if self._committer is None:
-            raise StoreClosed(_CLOSED)
-        self._committer.submit(operation, done)
-
-    def hold(self) -> None:
-        """See `Committer.hold`."""
-        if self._committer is not None:
-            self._committer.hold()
-
-    def flush(self) -> None:
-        """See `Committer.flush`."""
-        if self._committer is not None:
-            self._committer.flush()
-
-    async def apply(self, operation: Operation) -> list[Row]:
-        """
-        Commit one operation and wait for it.
-
-        Returns:
-            Its rows; the operation is durable.
-
-        Raises:
-            StoreError: It was not stored.
-        """
-        answered: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
-
-        def done(rows: list[Row], error: Exception | None) -> None:
-            if answered.done():
-                return
-            if error is None:
-                answered.set_result(rows)
-            else:
-                answered.set_exception(error)
-
-        self.submit(operation, done)
-        return await answered
-
-    def observe(self, told: Committed) -> None:
-        """See `Store.observe`."""
-        if self._committer is None:
-            raise StoreClosed(_CLOSED)
-        self._committer.observed = told
-
-    @property
-    def commits(self) -> int:
-        """How many transactions this store has committed."""
-        return self._committer.commits if self._committer else 0
-
     def pulse(self) -> SqlitePulse:
         """A connection of its own for the heartbeat's thread."""
         return SqlitePulse(self._name, self.path)
@@ -227,7 +168,7 @@ class SqliteStore:
     async def select(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run a query that was composed from fixed parts (lists, doctor); values are bound."""
         if self._reader is None:
-            raise StoreClosed(_CLOSED)
+            raise StoreClosed(CLOSED)
         try:
             return list(self._reader.execute(sql, parameters))
         except (apsw.Error, *UNSTORABLE) as error:
@@ -239,7 +180,7 @@ class SqliteStore:
     # ------------------------------------------------------------------- noticing other processes
     def start_polling(self) -> None:
         """Notice other processes' commits from now on, through a counter that SQLite keeps in memory."""
-        if self._poll_timer is None and not self._shared_changes and not self._clock.virtual:
+        if self._poll_timer is None and not self._shared_changes and not self.clock.virtual:
             self._poll_timer = asyncio.get_running_loop().call_later(POLL_QUICK_S, self._poll)
 
     def stop_polling(self) -> None:
@@ -303,7 +244,7 @@ class SqliteStore:
             option = "backup target"
             raise InvalidOption(option, f"{target} exists already; choose another name")
         if self._reader is None:
-            raise StoreClosed(_CLOSED)
+            raise StoreClosed(CLOSED)
         with mapping(target):
             source, copy = self._connect(), apsw.Connection(target)
             try:
@@ -341,4 +282,3 @@ def _use_wal(connection: apsw.Connection) -> None:
 
 WAL_TRIES = 20
 QUIET_POLLS = 400
-_CLOSED = "The store is not open: use it inside `async with app:`."

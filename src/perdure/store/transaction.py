@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
+
+from perdure.errors import InvalidOption
+
+_CONTROL = {"begin", "commit", "end", "rollback", "savepoint", "release"}
+_FIRST_WORD = re.compile(r"(?:[\s;]|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w+)", re.DOTALL)
 
 
 class Transaction(Protocol):
@@ -28,3 +34,16 @@ class Transaction(Protocol):
         Raises:
             InvalidOption: The SQL would begin or end a transaction.
         """
+
+
+def refuse_control(sql: str) -> None:
+    """
+    A user's function must not begin or end a transaction: other people's operations commit with it.
+
+    Raises:
+        InvalidOption: This SQL would.
+    """
+    found = _FIRST_WORD.match(sql)
+    if found and found[1].lower() in _CONTROL:
+        option = "transaction.execute"
+        raise InvalidOption(option, f"{found[1]!r} is not for a function whose rows commit with its step")

@@ -325,7 +325,7 @@ class Generator:
                 lines.append(line("drop_taken", id=run_id, seq=seq))
             topic, data = f"signal:{journal[seq][1]}", journal[seq][3]
             lines.append(
-                line("restore", id=run_id, rank=place, topic=topic, key=keyed.get(seq), data=data, sent_at=self.now)
+                line("restore", id=run_id, nth=place, topic=topic, key=keyed.get(seq), data=data, sent_at=self.now)
             )
         for child in [other["id"] for other in self.model.runs.values() if other["parent"] == number][:3]:
             lines.append(line("tell_end", id=run_id, child=child, topic=f"child:{child}", now=self.now))

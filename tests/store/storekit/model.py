@@ -330,10 +330,10 @@ class Model:
             )
         )
 
-    def restore(self, id, rank, topic, key, data, sent_at):
+    def restore(self, id, nth, topic, key, data, sent_at):
         if row := self.by_id(id):
             first = min((number for number in self.inbox if number < 0), default=0)
-            self.insert_message(first - rank, run=row["number"], topic=topic, key=key, data=data, sent_at=sent_at)
+            self.insert_message(first - nth, run=row["number"], topic=topic, key=key, data=data, sent_at=sent_at)
 
     def tell_end(self, id, child, topic, now):
         row, ended = self.by_id(id), self.by_id(child)

@@ -15,7 +15,7 @@ from perdure.store.changes import Changes
 from perdure.store.operation import Row
 from perdure.store.pg.address import Address
 from perdure.store.pg.clock import NOW, ServerClock
-from perdure.store.pg.dialect import within
+from perdure.store.pg.dialect import readable, within
 from perdure.store.pg.errors import FAILURES
 from perdure.store.pg.reader import Reader
 
@@ -52,9 +52,7 @@ class Notice:
         lost: Set while they do not arrive, after they did.
     """
 
-    def __init__(  # one per part
-        self, address: Address, changes: Changes, writer: str, reader: Reader, *, clock: Clock
-    ) -> None:
+    def __init__(self, address: Address, changes: Changes, writer: str, reader: Reader, *, clock: Clock) -> None:
         self._address = address
         self._changes = changes
         self._writer = writer
@@ -66,10 +64,7 @@ class Notice:
             # NOW is a fixed text.
             f"select coalesce(sum(batch), 0)::bigint, {NOW} from perdure_writers where id <> $1::text",  # noqa: S608
         )
-        self._ended = within(
-            address.schema,
-            "select number from perdure_runs where number = any ($1::bigint[]) and finished_at is not null",
-        )
+        self._ended = readable(address.schema)["ended"]
         # Whoever lives on a virtual clock is alone.
         self._tells = address.listen and not clock.virtual
         self._telling: asyncio.Task[None] | None = None
@@ -231,7 +226,7 @@ class Notice:
 
     async def _ends(self) -> set[int]:
         awaited = self._changes.awaited
-        rows: list[Row] = await self._reader.fetch(self._ended, (awaited,)) if awaited else []
+        rows: list[Row] = await self._reader.fetch(self._ended, (json.dumps(awaited),)) if awaited else []
         return {number for (number,) in rows}
 
     # ---------------------------------------------------------------------------------------- end

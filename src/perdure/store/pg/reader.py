@@ -11,6 +11,7 @@ import asyncpg
 from perdure import ids
 from perdure.clock import Clock, elapsed, standing_still
 from perdure.errors import StoreClosed
+from perdure.store.base import CLOSED
 from perdure.store.operation import Row
 from perdure.store.pg import writer
 from perdure.store.pg.address import Address
@@ -56,8 +57,7 @@ class Reader:
 
     async def _fetch(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         if self._closed:
-            problem = "The store is not open: use it inside `async with app:`."
-            raise StoreClosed(problem)
+            raise StoreClosed(CLOSED)
         connection = self._idle.pop() if self._idle else await self._address.connect(**SETTINGS)
         try:
             if self._address.pooled:

@@ -9,11 +9,10 @@ from typing import Any
 from perdure.clock import Clock, standing_still
 from perdure.errors import InvalidOption, StoreClosed
 from perdure.model.limits import Limits
+from perdure.store.base import CLOSED, BaseStore
 from perdure.store.batch import Probe
 from perdure.store.changes import Changes
-from perdure.store.commit import Committed
-from perdure.store.migrate import Migration
-from perdure.store.operation import Done, Operation, Row
+from perdure.store.operation import Row
 from perdure.store.pg.address import address
 from perdure.store.pg.clock import SERVER_TIME, ServerClock
 from perdure.store.pg.commit import PostgresCommitter
@@ -25,20 +24,15 @@ from perdure.store.pg.pulse import PostgresPulse
 from perdure.store.pg.reader import Reader
 from perdure.store.pg.writer import Writer
 
-_CLOSED = "The store is not open: use it inside `async with app:`."
 
-
-class PostgresStore:
+class PostgresStore(BaseStore[PostgresCommitter]):
     """
     A store in one schema of a Postgres database, for any number of processes and machines.
 
     Args:
         url: See `address`.
-        changes: A hub shared with other stores of this process on the same schema; they need not listen then.
+        changes: See `BaseStore`.
         probe: For tests, see `Writer`.
-
-    Attributes:
-        migrated: What `connect` did to the schema.
     """
 
     dialect = "postgres"
@@ -53,17 +47,11 @@ class PostgresStore:
         probe: Probe | None = None,
     ) -> None:
         self.address = address(url)
-        self.where = self.address.where
-        self.limits = limits
-        self.migrated: list[Migration] = []
-        self.changes = changes or Changes()
-        self._shared_changes = changes is not None
-        self.clock = self._clock = clock if clock.virtual else ServerClock(clock)
-        self._probe = probe
+        kept = clock if clock.virtual else ServerClock(clock)
+        super().__init__(self.address.where, clock=kept, limits=limits, changes=changes, probe=probe)
         self._statements = readable(self.address.schema)
         self._writer: Writer | None = None
         self._reader: Reader | None = None
-        self._committer: PostgresCommitter | None = None
         self._notice: Notice | None = None
 
     # ------------------------------------------------------------------------------------ life
@@ -75,19 +63,19 @@ class PostgresStore:
             StoreUnavailable, StoreError: The database cannot be used.
             SchemaTooNew, SchemaMissing: The schema does not fit this perdure.
         """
-        writer = Writer(self.address, self._clock, self._probe)
+        writer = Writer(self.address, self.clock, self._probe)
         try:
-            with standing_still(self._clock):
+            with standing_still(self.clock):
                 connection = await writer.connect()
-                self.migrated = await prepare(connection, self.address.schema, self._clock.now(), migrating=migrating)
+                self.migrated = await prepare(connection, self.address.schema, self.clock.now(), migrating=migrating)
         except FAILURES as error:
             writer.drop()
             raise mapped(error, self.where) from error
         except BaseException:
             writer.drop()
             raise
-        self._writer, self._reader = writer, Reader(self.address, self._clock)
-        self._notice = Notice(self.address, self.changes, writer.id, self._reader, clock=self._clock)
+        self._writer, self._reader = writer, Reader(self.address, self.clock)
+        self._notice = Notice(self.address, self.changes, writer.id, self._reader, clock=self.clock)
         try:
             await self.check_clock()
         except BaseException:
@@ -121,49 +109,6 @@ class PostgresStore:
             self._writer.drop()
         self._reader = None
 
-    # ---------------------------------------------------------------------------------- writing
-    def submit(self, operation: Operation, done: Done) -> None:
-        """Queue an operation; see `Committer.submit`."""
-        if self._committer is None:
-            raise StoreClosed(_CLOSED)
-        self._committer.submit(operation, done)
-
-    def hold(self) -> None:
-        """See `Committer.hold`."""
-        if self._committer is not None:
-            self._committer.hold()
-
-    def flush(self) -> None:
-        """See `Committer.flush`."""
-        if self._committer is not None:
-            self._committer.flush()
-
-    async def apply(self, operation: Operation) -> list[Row]:
-        """See `Store.apply`."""
-        answered: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
-
-        def done(rows: list[Row], error: Exception | None) -> None:
-            if answered.done():
-                return
-            if error is None:
-                answered.set_result(rows)
-            else:
-                answered.set_exception(error)
-
-        self.submit(operation, done)
-        return await answered
-
-    def observe(self, told: Committed) -> None:
-        """See `Store.observe`."""
-        if self._committer is None:
-            raise StoreClosed(_CLOSED)
-        self._committer.observed = told
-
-    @property
-    def commits(self) -> int:
-        """How many batches this store has committed."""
-        return self._committer.commits if self._committer else 0
-
     def pulse(self) -> PostgresPulse:
         """A connection of its own for the heartbeat's thread."""
         return PostgresPulse(self.address)
@@ -179,7 +124,7 @@ class PostgresStore:
 
     async def _fetch(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         if self._reader is None:
-            raise StoreClosed(_CLOSED)
+            raise StoreClosed(CLOSED)
         return await self._reader.fetch(sql, parameters)
 
     def sizes(self) -> list[str]:
@@ -188,15 +133,15 @@ class PostgresStore:
 
     async def check_clock(self) -> None:
         """See `Store.check_clock`."""
-        if isinstance(self._clock, ServerClock):
-            before = self._clock.reading()
+        if isinstance(self.clock, ServerClock):
+            before = self.clock.reading()
             ((theirs,),) = await self._fetch(SERVER_TIME, ())
-            self._clock.told(before, theirs)
+            self.clock.told(before, theirs)
 
     # ------------------------------------------------------------------- noticing other processes
     def start_polling(self) -> None:
         """Notice other processes' commits from now on."""
-        if self._notice is not None and not self._shared_changes and not self._clock.virtual:
+        if self._notice is not None and not self._shared_changes and not self.clock.virtual:
             self._notice.start()
 
     def stop_polling(self) -> None:

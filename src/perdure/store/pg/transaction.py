@@ -9,9 +9,9 @@ from typing import Any
 import asyncpg
 
 from perdure.errors import StoreClosed
-from perdure.store.batch import refuse_control
 from perdure.store.operation import Line, Operation
 from perdure.store.pg.errors import AGAIN, mapped, state_of, unsure
+from perdure.store.transaction import refuse_control
 
 
 class Theirs(Exception):
@@ -26,8 +26,8 @@ class PostgresTransaction:
     """
     See `Transaction`; the function runs in a thread.
 
-    It sees the database as it was
-    when it began (REPEATABLE READ); when others have changed the same rows meanwhile, the function runs again.
+    It sees the database as it was when it began (REPEATABLE READ); when others have changed the same rows meanwhile,
+    the function runs again.
     """
 
     def __init__(self, connection: asyncpg.Connection) -> None:

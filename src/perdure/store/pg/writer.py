@@ -14,8 +14,8 @@ import asyncpg
 from perdure import ids
 from perdure.clock import Clock, elapsed, standing_still
 from perdure.errors import StoreError
-from perdure.store.batch import Outcome, Probe
-from perdure.store.operation import ORDER, Line, Operation, Row
+from perdure.store.batch import Probe
+from perdure.store.operation import ORDER, Line, Operation, Outcome, Row
 from perdure.store.pg.address import Address
 from perdure.store.pg.dialect import within
 from perdure.store.pg.errors import AGAIN, FAILURES, UNSTORABLE, by_state, mapped, state_of, unsure

@@ -23,13 +23,13 @@ select :run, :seq, :kind, :key, :at, :data, :started_at, :attempt, :fingerprint
 from @rows
 where exists (select 1 from perdure_runs r where r.number = :run and r.epoch = :epoch and r.owner is not null);
 
--- name: restore(id, rank, topic, key, data, sent_at)
+-- name: restore(id, nth, topic, key, data, sent_at)
 -- differs: a lock keeps two reruns from choosing the same ids.
 -- A rerun gives back the messages that the dropped part of the history had taken. Their order is that of their
--- ids, and they come before all others: `rank` counts from the last of them, 1, to the first.
+-- ids, and they come before all others: `nth` counts from the last of them, 1, to the first.
 perform pg_advisory_xact_lock(hashtextextended('perdure restore', 0));
 insert into perdure_inbox (id, run, topic, key, data, sent_at)
-select (select coalesce(min(i.id), 0) from perdure_inbox i where i.id < 0) - :rank, number, :topic, :key, :data,
+select (select coalesce(min(i.id), 0) from perdure_inbox i where i.id < 0) - :nth, number, :topic, :key, :data,
   :sent_at
 from perdure_runs where id = :id;
 

@@ -155,7 +155,7 @@ where name = :name
 returning :tag, 'set', name;
 
 -- name: clear_rates(queue, mark)
--- Those of a queue that has just been changed. What was counted under them goes as well.
+-- Those of a queue that has just been changed. What was counted under them: clear_spent.
 delete from perdure_rates
 where queue = :queue and exists (select 1 from perdure_queues q where q.name = :queue and q.mark = :mark);
 

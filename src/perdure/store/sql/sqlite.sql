@@ -20,12 +20,12 @@ select number, :seq, :kind, :key, :at, :data, :started_at, :attempt, :fingerprin
 from perdure_runs
 where number = :run and epoch = :epoch and owner is not null;
 
--- name: restore(id, rank, topic, key, data, sent_at)
+-- name: restore(id, nth, topic, key, data, sent_at)
 -- differs: one writer at a time needs no lock.
 -- A rerun gives back the messages that the dropped part of the history had taken. Their order is that of their
--- ids, and they come before all others: `rank` counts from the last of them, 1, to the first.
+-- ids, and they come before all others: `nth` counts from the last of them, 1, to the first.
 insert into perdure_inbox (id, run, topic, key, data, sent_at)
-select (select coalesce(min(i.id), 0) from perdure_inbox i where i.id < 0) - :rank, number, :topic, :key, :data,
+select (select coalesce(min(i.id), 0) from perdure_inbox i where i.id < 0) - :nth, number, :topic, :key, :data,
   :sent_at
 from perdure_runs where id = :id;
 
