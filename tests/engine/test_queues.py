@@ -212,6 +212,25 @@ def test_a_run_in_line_says_what_it_waits_for(lab):
     lab.play(main)
 
 
+def test_a_run_that_waits_for_a_worker_says_so(lab):
+    """Somebody would look for a limit of the queue where its workers have none left, or no room."""
+
+    async def main():
+        app = lab.app(nap, options={"concurrency": 2})
+        app.queue("q", per_worker=1)
+        async with app:
+            for _ in range(2):
+                last = await app.start("nap", 50.0, queue="q")
+            await asyncio.sleep(1)
+            assert await app.client.why(last.id) == "waits for queue q: every worker drives 1 of 1"
+            await app.start("nap", 50.0)
+            await app.client.change_queue("q", per_worker=None)
+            await asyncio.sleep(1)
+            assert await app.client.why(last.id) == "waits for queue q: its turn has come, and all workers are busy"
+
+    lab.play(main)
+
+
 def test_a_parent_that_frees_its_slot_leaves_it_to_its_children(lab):
     """Parents would hold the slots that their own children wait for."""
 
@@ -326,6 +345,27 @@ def test_a_deduplication_key_belongs_to_one_run_at_a_time(lab, queue):
             assert (await app.start("nap", 1.0, queue=queue, dedupe="k")).id != first.id
             await app.client.prune(older_than=0)
             assert await lab.sql(app, "select count(*) from perdure_names") == [(1,)]
+
+    lab.play(main)
+
+
+def test_a_deduplication_key_belongs_to_the_queue_or_else_to_the_workflow(lab):
+    """Starts of two workflows would be taken for one; or a queue's key would not hold for all that goes through it."""
+
+    async def main():
+        app = lab.app(nap, gather, (nap, {"version": "2"}))
+        app.queue("q")
+        async with app:
+            ids = [
+                (await app.start(workflow, given, queue=queue, dedupe="k", version=version)).id
+                for workflow, given, queue, version in (
+                    ("nap", 5.0, "q", "2"), ("gather", ["a"], "q", None), ("nap", 5.0, None, "2"),
+                    ("nap", 5.0, None, ""), ("gather", ["a"], None, None),
+                )
+            ]  # fmt: skip
+            assert ids[0] == ids[1]
+            assert ids[2] == ids[3]
+            assert len(set(ids)) == 3
 
     lab.play(main)
 
@@ -521,8 +561,9 @@ def test_starts_that_contradict_themselves_are_refused(lab):
 
     async def main():
         async with lab.worker(nap, gather) as app:
-            with pytest.raises(InvalidOption):
-                await app.start("nap", 1.0, key="k")
+            for terms in ({"key": "k"}, {"priority": 1}, {"priority": 0.0}, {"weight": 2}, {"weight": True}):
+                with pytest.raises(InvalidOption):
+                    await app.start("nap", 1.0, **terms)
             with pytest.raises(InvalidOption):
                 await app.start("nap", 1.0, dedupe="a", debounce=Debounce("a", wait=1))
             with pytest.raises(InvalidOption):

@@ -41,11 +41,10 @@ async def migrate(
     Several processes may do so at once; migrations go forward only.
     """
     url = session.url
-    app = App(url)
     if sql:
         session.out.raw(schema_sql(url, SystemClock().now()))
         return
-    async with app.connected():
+    async with App(url).connected() as app:
         applied = app.client.store.migrated
         newest = migrations(app.client.store.dialect)[-1].version
     url = shown(url)
@@ -70,10 +69,7 @@ async def backup(
     async with session.connected() as app:
         with session.out.working(f"Copying to {target} …"):
             size = await app.client.backup(str(target))
-    if session.out.as_json:
-        session.out.document({"target": str(target), "bytes": size})
-    else:
-        session.out.text(f"Copied to {target}: {_size(size)}.")
+    session.out.result({"target": str(target), "bytes": size}, f"Copied to {target}: {_size(size)}.")
 
 
 @command(group, "prune")
@@ -102,10 +98,7 @@ async def prune(
                 removed += count
                 if shown:
                     shown.update(f"Pruning … {removed:,} runs so far")
-    if session.out.as_json:
-        session.out.document({"removed": removed})
-    else:
-        session.out.text(f"Removed {removed:,} {'run' if removed == 1 else 'runs'}.")
+    session.out.result({"removed": removed}, f"Removed {removed:,} {'run' if removed == 1 else 'runs'}.")
 
 
 @command(group, "info")

@@ -45,6 +45,13 @@ class Output:
         """Print the one JSON document of a command."""
         self._write(json.dumps(plain(data), indent=2))
 
+    def result(self, data: Any, text: str) -> None:
+        """Print the one result of a command: this document as JSON, or this text for people."""
+        if self.as_json:
+            self.document(data)
+        else:
+            self.text(text)
+
     def line(self, data: Any) -> None:
         """Print one of several JSON documents, on a line of its own, at once."""
         self._write(json.dumps(plain(data)))

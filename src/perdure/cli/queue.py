@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Column
 
+from perdure.app import App
 from perdure.cli.command import Session, command
 from perdure.cli.output import in_words, plain, when
 from perdure.cli.values import duration
@@ -52,8 +53,7 @@ _COUNTS = ("IN LINE", "DELAYED", "SLOTS HELD", "FAILED")
 async def show(session: Session, name: Name) -> None:
     """Show a queue: its limits, and how many runs it has."""
     async with session.connected() as app:
-        info = await app.client.queue(name)
-    _print(session, info)
+        await _tell(session, app, name)
 
 
 @command(group, "set")
@@ -103,8 +103,7 @@ async def set_queue(  # one option for each limit
         except UnknownQueue:
             queue = Queue(name)
         await app.client.set_queue(queue.changed(**fields))
-        info = await app.client.queue(name)
-    _print(session, info)
+        await _tell(session, app, name)
 
 
 @command(group, "pause")
@@ -112,8 +111,7 @@ async def pause(session: Session, name: Name) -> None:
     """Give out no more slots. Runs that hold one go on; new ones still stand in line."""
     async with session.connected() as app:
         await app.client.pause_queue(name)
-        info = await app.client.queue(name)
-    _print(session, info)
+        await _tell(session, app, name)
 
 
 @command(group, "drain")
@@ -121,8 +119,7 @@ async def drain(session: Session, name: Name) -> None:
     """Take no more runs, and work off those that are there."""
     async with session.connected() as app:
         await app.client.drain_queue(name)
-        info = await app.client.queue(name)
-    _print(session, info)
+        await _tell(session, app, name)
 
 
 @command(group, "resume")
@@ -130,8 +127,7 @@ async def resume(session: Session, name: Name) -> None:
     """Open a paused or draining queue again."""
     async with session.connected() as app:
         await app.client.resume_queue(name)
-        info = await app.client.queue(name)
-    _print(session, info)
+        await _tell(session, app, name)
 
 
 @command(group, "remove")
@@ -139,10 +135,7 @@ async def remove(session: Session, name: Name) -> None:
     """Remove a queue that no unfinished run goes through."""
     async with session.connected() as app:
         await app.client.drop_queue(name)
-    if session.out.as_json:
-        session.out.document({"removed": name})
-    else:
-        session.out.text(f"Queue {name} is removed.")
+    session.out.result({"removed": name}, f"Queue {name} is removed.")
 
 
 @command(group, "dead")
@@ -184,17 +177,15 @@ async def retry(
     async with session.connected() as app:
         with session.out.working(f"{name} …"):
             count = await app.client.retry_dead_letters(name, before="" if anew else None, most=most)
-    if session.out.as_json:
-        session.out.document({"queue": name, "retried": count})
-    else:
-        session.out.text(f"{count} run(s) of queue {name} are in line again.")
+    session.out.result({"queue": name, "retried": count}, f"{count} run(s) of queue {name} are in line again.")
 
 
-def _print(session: Session, info: QueueInfo) -> None:
-    if session.out.as_json:
-        session.out.document(_document(info))
+async def _tell(session: Session, app: App, name: str) -> None:
+    """Print how the queue stands."""
+    info, out = await app.client.queue(name), session.out
+    if out.as_json:
+        out.document(_document(info))
         return
-    out = session.out
     out.text(f"{info.queue.name}  {info.state}", "bold")
     for fact, value in (
         ("limits", _limits(info.queue)),

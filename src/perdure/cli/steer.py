@@ -30,10 +30,7 @@ Key = Annotated[
 async def _tell(session: Session, app: App, run_id: str, done: str) -> None:
     """Print how the run stands after what was done to it."""
     info = await app.handle(run_id).info()
-    if session.out.as_json:
-        session.out.document({"run": info})
-    else:
-        session.out.text(f"{done} Run {run_id} is {info.status}.")
+    session.out.result({"run": info}, f"{done} Run {run_id} is {info.status}.")
 
 
 @command(group, "cancel")

@@ -16,7 +16,7 @@ from perdure.store.store import Store
 TRIES = 50
 """How often a start is tried again because the run that it was to join has begun meanwhile."""
 REPLACED = "another run has taken its place"
-UNBOUNDED = 2**62
+UNBOUNDED = 2**60
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ class Start:
         if self.trace is not None:
             operation.add("start_trace", self.id, self.now, self.trace)
         if self.debounce is not None:
-            longest = UNBOUNDED - self.now if self.debounce.longest is None else micros(self.debounce.longest)
-            operation.add("debounce", self.scope, self.name, stored, self.due_at, min(longest, 2**60), self.now)
+            longest = UNBOUNDED if self.debounce.longest is None else micros(self.debounce.longest)
+            operation.add("debounce", self.scope, self.name, stored, self.due_at, longest, self.now)
         if self.batch is not None:
             operation.add("add_item", self.scope, self.name, self.id, json.dumps(stored), self.batch[1], self.now)
         return operation

@@ -224,7 +224,7 @@ class Queues(ABC):
         able = [owned for known, owned in workers if row.workflow in json.loads(known)]
         if stuck:
             reasons.append(stuck)
-        elif queue.per_worker is not None and min(able) >= queue.per_worker:
+        elif queue.per_worker is not None and min(able, default=0) >= queue.per_worker:
             reasons.append(f"every worker drives {queue.per_worker} of {queue.per_worker}")
         ((before,),) = await self.store.rows("place_in_line", name, row.queue_key, row.rank, row.number)
         if before:
