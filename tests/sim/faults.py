@@ -16,6 +16,7 @@ KINDS = (
     "kill", "kill", "kill_soon", "kill_soon", "kill_soon", "kill_at_commit", "kill_at_commit", "kill_at_commit",
     "stall", "stall", "stall", "stall", "hiccup", "hiccup", "sick", "sick", "sick", "declare_dead", "declare_dead",
     "lease_over", "lease_over", "wake", "drain", "drain", "deploy", "sick_client", "stall_client", "refuse",
+    "stall_at_end", "stall_at_end",
 )  # fmt: skip
 
 
@@ -25,6 +26,7 @@ class Chaos:
 
     Attributes:
         schedule: What was done, in words.
+        at_end: Whether the next process that is about to store the end of a run stalls there, see `stalls_at_end`.
     """
 
     def __init__(self, world: World, rng: Random) -> None:
@@ -35,6 +37,7 @@ class Chaos:
         self.calm = rng.choice((0.3, 1.0, 4.0))
         self.next = self._later()
         self.schedule: list[str] = []
+        self.at_end = False
         self.kinds = tuple(rng.sample(KINDS, rng.randrange(3, len(KINDS))))
 
     def _later(self) -> int:
@@ -54,7 +57,7 @@ class Chaos:
 
     def stop(self) -> None:
         """No more faults, and those that last are over."""
-        self.budget = 0
+        self.budget, self.at_end = 0, False
         for process in self.world.processes:
             self.heal(process)
 
@@ -63,7 +66,7 @@ class Chaos:
         process.sickness, process.sick_share = "", 0.0
         process.fuse = process.commit_fuse = None
         process.refusing = False
-        process.frozen_until = 0.0
+        process.frozen_until, process.awaits_rival = 0.0, None
 
     def _strike(self, victim: Process | None) -> None:
         self.budget -= 1
@@ -80,6 +83,16 @@ class Chaos:
         world.note(victim, f"FAULT {kind}")
         getattr(self, f"_{kind.removesuffix('_client')}")(victim)
 
+    def stalls_at_end(self, process: Process, number: int) -> bool:
+        """Perhaps this process, about to store the end of a run, stalls until another worker has just claimed it."""
+        if not self.at_end:
+            return False
+        self.at_end = False
+        process.awaits_rival = number
+        process.frozen_until = self.world.loop.time() + 3 * self.world.lease
+        self._lease_over(process)
+        return True
+
     # --------------------------------------------------------------------------------- kinds of faults
     def _kill(self, victim: Process) -> None:
         victim.die("killed")
@@ -93,6 +106,9 @@ class Chaos:
     def _stall(self, victim: Process) -> None:
         """Longer than its lease: it wakes as a zombie."""
         victim.frozen_until = self.world.loop.time() + self.world.lease * self.rng.uniform(1.2, 3)
+
+    def _stall_at_end(self, _victim: Process) -> None:
+        self.at_end = True
 
     def _hiccup(self, victim: Process) -> None:
         victim.frozen_until = self.world.loop.time() + self.rng.choice((0.003, 0.05, 0.8))

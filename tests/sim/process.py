@@ -13,7 +13,7 @@ from tests.sim.loop import Killed, Lane
 from perdure import App, WorkerOptions, current_step
 from perdure.errors import StoreError, StoreUnavailable
 from perdure.store.changes import Changes
-from perdure.store.operation import Operation
+from perdure.store.operation import Done, Operation
 from perdure.store.record import Record
 from perdure.testing.time import START, VirtualClock
 from perdure.worker.worker import Worker
@@ -43,6 +43,7 @@ class Process(Lane):
         number: Its worker's number in the database as last known; 0 for none.
         sickness: What commits fail with, and reads when it is "read".
         refusing: Whether the next thing that a run has to store alone is refused for good.
+        awaits_rival: The run whose end it was about to store when it froze, until another worker claims that run.
     """
 
     def __init__(self, world: World, name: str, *, worker: WorkerOptions | None, version: int, skew: int) -> None:
@@ -55,6 +56,7 @@ class Process(Lane):
         self.sick_share = 0.0
         self.commit_fuse: tuple[int, str] | None = None
         self.refusing = False
+        self.awaits_rival: int | None = None
         self.ready = False
         self.leaving = False
         self.worker: Worker | None = None
@@ -92,7 +94,26 @@ class Process(Lane):
                 raise StoreUnavailable(problem)
             return await select(sql, parameters)
 
+        submit = store.submit
+
+        def stalling_submit(operation: Operation, done: Done) -> None:
+            if (
+                isinstance(operation, Record)
+                and operation.ends
+                and self.world.chaos.stalls_at_end(self, operation.number)
+            ):
+                self.world.loop.call_soon(submit_late, operation, done, context=self.context)
+            else:
+                submit(operation, done)
+
+        def submit_late(operation: Operation, done: Done) -> None:
+            try:
+                submit(operation, done)
+            except StoreError as error:
+                done([], error)
+
         store.select = sick_select  # type: ignore[method-assign]
+        store.submit = stalling_submit  # type: ignore[method-assign]
         self.ready = True
         self.world.note(self, f"is up as worker {self.number}")
 
@@ -147,6 +168,7 @@ class Process(Lane):
             if news:
                 world.note(self, "commits", *news)
                 world.tell_others(self)
+                world.wake_rivals()
             self._burn_at("after")
         else:
             if self.sickness in SICKNESSES and world.chance.random() < self.sick_share:

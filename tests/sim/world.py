@@ -194,6 +194,14 @@ class World:
             if process is not writer and process.alive:
                 process.poke(self.chance.choice((0.0, 0.001, 0.005, 0.05)))
 
+    def wake_rivals(self) -> None:
+        """After a commit: who stalled at the end of a run that another worker has now goes on at once."""
+        for process in self.processes:
+            if process.awaits_rival is not None:
+                owner = self.mirror.runs[process.awaits_rival].owner
+                if owner is not None and owner != process.number:
+                    process.awaits_rival, process.frozen_until = None, 0.0
+
     async def supervise(self) -> None:
         """Start workers for those that have ended, after a while."""
         while self.supervising:
@@ -324,8 +332,9 @@ class World:
             else:
                 break
         facts = self.mirror.facts[self.mirror.numbers[plan.id]]
-        if after != facts[-1].seq:
-            self.wrong(f"a follower of {plan.id} stopped at entry {after} of {facts[-1].seq}")
+        last = facts[-1].seq if facts else 0
+        if after != last:
+            self.wrong(f"a follower of {plan.id} stopped at entry {after} of {last}")
 
     async def _in_client(self, make: Callable[[Process], Coroutine[Any, Any, Any]]) -> Any:
         answer = self.loop.create_future()
