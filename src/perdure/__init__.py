@@ -4,6 +4,9 @@ perdure: durable execution for Python.
 Runs of workflows survive crashes, deploys and months of waiting, in one SQLite file.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from perdure.app import App
 from perdure.client.handle import RunHandle
 from perdure.client.view import RunEvent, RunInfo
@@ -32,8 +35,6 @@ from perdure.errors import (
     Terminal,
     TooFewSucceeded,
 )
-from perdure.flow.builder import Entry, Flow
-from perdure.flow.state import State
 from perdure.model.limits import Limits
 from perdure.model.queue import Debounce, Dedupe, Queue, Rate
 from perdure.model.retry import Retry
@@ -41,6 +42,20 @@ from perdure.model.run import RunFilter
 from perdure.model.status import Status
 from perdure.store.transaction import Transaction
 from perdure.worker.options import WorkerOptions
+
+if TYPE_CHECKING:
+    from perdure.flow.builder import Entry, Flow
+    from perdure.flow.state import State
+else:
+    _FLOWS = {"Entry": "builder", "Flow": "builder", "State": "state"}
+
+    def __getattr__(name: str) -> object:
+        """Import what declares flows when it is asked for: `import perdure` need not wait for it."""
+        if name not in _FLOWS:
+            problem = f"module 'perdure' has no attribute {name!r}"
+            raise AttributeError(problem)
+        return getattr(import_module(f"perdure.flow.{_FLOWS[name]}"), name)
+
 
 __all__ = [
     "App",

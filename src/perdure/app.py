@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
 from perdure.client.client import Client
 from perdure.client.handle import RunHandle
@@ -22,16 +22,17 @@ from perdure.engine.definition import AsyncStep, Registry, Step, StepOptions, Sy
 from perdure.engine.observer import Observer, joined
 from perdure.engine.threaded import SyncContext
 from perdure.errors import InvalidOption, StoreClosed
-from perdure.flow.builder import Flow
-from perdure.flow.play import children_of, compiled
 from perdure.model.limits import Limits
 from perdure.model.queue import Debounce, Dedupe, Queue
 from perdure.store.batch import Probe
 from perdure.store.changes import Changes
 from perdure.store.choose import shown, store_at
-from perdure.worker.options import WorkerOptions
+from perdure.worker.options import WorkerOptions, retention_of
 from perdure.worker.stop import StopSignals
 from perdure.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from perdure.flow.builder import Flow
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -138,7 +139,7 @@ class App:
             ("PERDURE_CONCURRENCY", "concurrency", int),
             ("PERDURE_THREADS", "threads", int),
             ("PERDURE_LEASE", "lease", partial(duration, option="PERDURE_LEASE")),
-            ("PERDURE_RETENTION", "retention", _age),
+            ("PERDURE_RETENTION", "retention", partial(retention_of, option="PERDURE_RETENTION")),
         ):
             if text := read(variable):
                 try:
@@ -240,6 +241,8 @@ class App:
             DuplicateName: Another workflow of this app has the name, and the version.
             UnknownWorkflow: One of its children is not registered; register them first.
         """
+        from perdure.flow.play import children_of, compiled  # noqa: PLC0415 - `import perdure` need not wait for it
+
         registered = workflow_options(options | {"name": flow.name})
         for child in children_of(flow):
             if child != flow.name:
@@ -339,9 +342,9 @@ class App:
         try:
             if worker is not None:
                 await worker.stop()
-                if self._observer is not None:
-                    self._observer.stopped(worker)
         finally:
+            if worker is not None and self._observer is not None:
+                self._observer.stopped(worker)
             if client is not None:
                 await client.store.close()
 
@@ -439,7 +442,3 @@ def workflow_options(options: dict[str, Any]) -> WorkflowOptions:
     except TypeError as error:
         option = "workflow options"
         raise InvalidOption(option, str(error)) from None
-
-
-def _age(text: str) -> timedelta | None:
-    return None if text == "never" else duration(text, "PERDURE_RETENTION")

@@ -24,6 +24,9 @@ async def order(ctx: Context, fails: bool) -> None:
 
 
 app.flow(Flow("post").step("pack", lambda: 1).signal("sent"))
+versions = App("sqlite:///shop.db")
+versions.flow(Flow("post").step("pack", lambda: 1).signal("sent"), version="1")
+versions.flow(Flow("post").step("wrap", lambda: 1).signal("sent"), version="2")
 
 
 @pytest.fixture
@@ -111,3 +114,13 @@ def test_flow_show(shop):
     data = shop.done("flow", "show", "post", "--run", "p", "--json", *here).json
     assert [node["status"] for node in data["nodes"]] == ["completed", "waiting"]
     assert shop.run("flow", "show", "order", *here).code == 2
+
+
+def test_flow_show_with_versions(shop):
+    """A run would be painted on another version of its flow than the one that it goes through."""
+    here = ("--app", f"{__name__}:versions")
+    shop.play(lambda app: app.start("post", version="1", id="p"), versions)
+    old, new = '["pack"]', '["wrap"]'
+    assert old in shop.done("flow", "show", "post", "--run", "p", *here).out
+    assert new in shop.done("flow", "show", "post", *here).out
+    assert old in shop.done("flow", "show", "post@1", *here).out

@@ -97,7 +97,8 @@ def test_json_and_mappings_and_files(tmp_path):
 def test_everything_that_is_wrong_is_told_at_once():
     """An author of a document learns of one mistake at a time, or of none."""
     document = {
-        "flow": "bad",
+        "flow": "b/d",
+        "output": "two",
         "nodes": [
             {"step": "a", "run": "nowhere", "compensate": "neither"},
             {"step": "b", "run": "box", "retries": 3},
@@ -114,13 +115,13 @@ def test_everything_that_is_wrong_is_told_at_once():
     with pytest.raises(InvalidOption) as caught:
         load_flow(document, FUNCTIONS)
     for part in (
-        "'nowhere'", "'neither'", "retries", "exactly one of", "'soon'", "no attempts", "no entries", "missing", "'lost'",
+        "b/d", "'nowhere'", "'neither'", "retries", "exactly one of", "'soon'", "no attempts", "no entries", "missing", "'lost'",
         "already a node",
     ):  # fmt: skip
         assert part in str(caught.value), part
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "flow: x", "a: [", '{"flow": "x", "nodes": [], "more": 1}'])
+@pytest.mark.parametrize("text", ['{"flow": ', "[1, 2]", "flow: x", "a: [", '{"flow": "x", "nodes": [], "more": 1}'])
 def test_no_flow_at_all(text):
     """A document of something else raises an error of a library's."""
     with pytest.raises(InvalidOption):

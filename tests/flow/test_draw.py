@@ -133,6 +133,27 @@ def test_painted_rollback(lab):
     lab.play(main)
 
 
+@pytest.mark.parametrize(("decision", "status"), [("done", "compensated"), ("skip", "completed")])
+def test_painted_decision(lab, decision, status):
+    """What an operator left as it is looks as if it were undone, or the other way round."""
+
+    def fail(*_):
+        raise Terminal("no")
+
+    flow = Flow("order").step("good", poll, compensate=fail).step("bad", fail)
+
+    async def main():
+        async with lab.worker(flow) as app:
+            await app.start("order", None, id="r")
+            await lab.until(app, "r", "paused")
+            assert (await painted(lab, app, flow))["good"] == Standing("compensating")
+            await app.client.compensate("r", decision)
+            await lab.ended(app, "r", "order")
+            assert (await painted(lab, app, flow))["good"] == Standing(status)
+
+    lab.play(main)
+
+
 @pytest.mark.parametrize("status", ["running", "waiting"])
 def test_what_runs_now(status):
     """A step that runs leaves no entry, and the diagram shows nothing going on."""

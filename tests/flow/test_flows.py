@@ -52,6 +52,10 @@ def yes(*_):
     return True
 
 
+@App().workflow
+async def child_run(ctx: Context) -> None: ...
+
+
 # ------------------------------------------------------------------------------------------ builder
 def test_all_kinds_in_order():  # B001
     """A flow forgets one of its nodes, or their order."""
@@ -112,6 +116,12 @@ def test_names_fit_into_keys(name):  # W15
         lambda flow: flow.step("s", nothing, given=lambda: 1),
         lambda flow: flow.step("s", nothing, when=lambda a, b: 1),
         lambda flow: flow.step("s", Flow("inner"), compensate=nothing),
+        lambda flow: flow.step("s", Flow("inner"), timeout=5),
+        lambda flow: flow.step("s", child_run, retry=Retry()),
+        lambda flow: flow.parallel("p", {"c": Entry(child_run, timeout=5)}),
+        lambda flow: flow.parallel("p", {"c": child_run}, tries=5),
+        lambda flow: flow.step("s", child_run, compensate="refund"),
+        lambda flow: flow.child("c", "other", compensate="refund"),
         lambda flow: flow.loop("l", nothing, max_iterations=-1),
         lambda flow: flow.loop("l", nothing, max_iterations=1, until=lambda a, b, c: 1),
         lambda flow: flow.loop("l", Flow("inner"), max_iterations=1),
@@ -133,6 +143,16 @@ def test_a_flow_does_not_change():
     beginning = Flow("f").step("one", nothing)
     assert len(beginning.step("two", nothing).nodes) == 2
     assert len(beginning.nodes) == 1
+
+
+def test_own_options_count_before_those_for_all():
+    """An entry loses its own options to those for all, or a child run is refused for what only steps can have."""
+    flow = Flow("f").parallel(
+        "p", {"a": nothing, "b": Entry(nothing, timeout=5), "c": child_run}, timeout=9, compensate=yes
+    )
+    a, b, c = flow.nodes[0].entries
+    assert [a.step.settings.timeout, b.step.settings.timeout] == [9, 5]
+    assert {a.undone_by, b.undone_by, c.undone_by} == {yes}
 
 
 def test_default_attempts(lab, log):  # B004, B053
@@ -728,9 +748,18 @@ def test_checkpoints_inside_survive_a_crash(lab, log):  # W01, W12
 
 
 def test_one_step_is_one_commit(lab, log):  # W19
-    """A flow writes more than the workflow that it replaces (W19)."""
+    """A flow writes more than the workflow that it replaces, or more often."""
     flow = Flow("f")
     for number in range(10):
         flow = flow.step(f"s{number}", log.step(f"s{number}"))
-    ended = lab.finish(flow, None)
-    assert [event.kind for event in ended.events] == ["step_completed"] * 10 + ["completed"]
+
+    async def main():
+        async with lab.worker(flow) as app:
+            await (await app.start("f", None, id="warm")).result()
+            before = app.client.store.commits
+            await (await app.start("f", None, id="r")).result()
+            assert app.client.store.commits - before <= 12
+            kinds = [event.kind for event in await lab.journal(app, "r")]
+            assert kinds == ["step_completed"] * 10 + ["completed"]
+
+    lab.play(main)

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -25,9 +25,8 @@ from perdure.cli.target import database_url, load_app
 from perdure.cli.values import duration
 from perdure.client.view import WorkerInfo
 from perdure.clock import to_datetime
-from perdure.errors import InvalidOption
-from perdure.store.choose import is_postgres, shown, sqlite_path
-from perdure.worker.options import WorkerOptions
+from perdure.store.choose import shown
+from perdure.worker.options import WorkerOptions, retention_of
 from perdure.worker.stop import StopSignals
 from perdure.worker.worker import Worker
 
@@ -105,25 +104,28 @@ def work(
 
         raise typer.Exit(asyncio.run(_supervise(session.out, command, processes)))
     named = load_app(app, "APP")
-    spans = {"lease": lease, "drain": drain, "retention": retention}
+    spans = {"lease": (lease, duration), "drain": (drain, duration), "retention": (retention, retention_of)}
     options = _changed(named.worker_options, spans, concurrency=concurrency, threads=threads, id=worker_id or None)
-    database = database_url(url, named)
-    if process and not is_postgres(database) and sqlite_path(database) == ":memory:":
-        option = "--processes"
-        raise InvalidOption(option, f"{database} is in memory, where each process would have a database of its own")
-    serving = named.variant(url=database, worker=options)
+    serving = named.variant(url=database_url(url, named), worker=options)
     if metrics_port is not None:
         serving = with_metrics(serving, metrics_port)
     asyncio.run(_serve(session.out, named, serving, process, here))
     _leave_anyway()
 
 
-def _changed(options: WorkerOptions, spans: dict[str, str | None], **given: Any) -> WorkerOptions:
-    """The options with those that were given in place of the app's own."""
+def _changed(
+    options: WorkerOptions, spans: Mapping[str, tuple[str | None, Callable[[str, str], Any]]], **given: Any
+) -> WorkerOptions:
+    """
+    The options with those that were given in place of the app's own.
+
+    Args:
+        spans: The texts that were given, and what reads them.
+    """
     changed = {name: value for name, value in given.items() if value is not None}
-    for name, text in spans.items():
+    for name, (text, read) in spans.items():
         if text is not None:
-            changed[name] = None if (name, text) == ("retention", "never") else duration(text, f"--{name}")
+            changed[name] = read(text, f"--{name}")
     return replace(options, **changed)
 
 

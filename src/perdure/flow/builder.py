@@ -43,7 +43,7 @@ class Entry:
     Attributes:
         target: A function or step, a workflow, or a flow.
         given: As for `Flow.step`.
-        options: Fields of `StepOptions`; of a workflow or flow ``compensate`` only.
+        options: Fields of `StepOptions`; of a workflow ``compensate`` only, of a flow none.
     """
 
     target: Target
@@ -95,7 +95,8 @@ class Flow:
                 ones, or one value.
             when: Decides by the state whether to do it.
             options: Fields of `StepOptions`: retry, timeout, compensate, …. Without a retry policy of its own it
-                has three attempts. A compensation gets the result, then what `target` got.
+                has three attempts. A compensation gets the result, then what `target` got. A workflow has no
+                other option than ``compensate``, a flow none.
         """
         task = _task(name, name, target, given, options)
         if task.flow is not None:
@@ -113,7 +114,7 @@ class Flow:
 
         Args:
             entries: What to run, by name; an `Entry` where one has options of its own.
-            options: For all entries.
+            options: For all entries; those for steps leave out workflows and flows.
         """
         if not entries:
             what, problem = f"parallel {name!r}", "it has no entries"
@@ -248,7 +249,7 @@ class Flow:
             raise InvalidOption(what, problem)
         if given is not None:
             must_take(f"child {name!r}: given", given, "state")
-        return self._with(ChildNode(name, when, Task(name, given=given, workflow=workflow, compensate=compensate)))
+        return self._with(ChildNode(name, when, _child(name, given, workflow, compensate)))
 
     def _with(self, node: Node) -> Flow:
         _check_node_name(node.name)
@@ -279,9 +280,16 @@ def _check_node_name(name: Any) -> None:
 
 
 def _entry(target: Target | Entry, options: dict[str, Any]) -> tuple[Target, Given | None, dict[str, Any]]:
-    if isinstance(target, Entry):
-        return target.target, target.given, options | target.options
-    return target, None, options
+    entry = target if isinstance(target, Entry) else Entry(target)
+    if isinstance(entry.target, Workflow | Flow):
+        StepOptions().changed(**options)  # a mistake is one, whether there is a step among the entries or not
+        options = {option: value for option, value in options.items() if option == "compensate"}
+    return entry.target, entry.given, options | entry.options
+
+
+def _child(name: str, given: Given | None, workflow: Workflow[..., Any] | str, compensate: Any) -> Task:
+    StepOptions(compensate=compensate)  # which checks it
+    return Task(name, given=given, workflow=workflow, compensate=compensate)
 
 
 def _task(  # noqa: PLR0917 - what a task is made of
@@ -305,11 +313,13 @@ def _task(  # noqa: PLR0917 - what a task is made of
         must_take(f"{what}: given", given, "state")
     if isinstance(target, Workflow | Flow):
         compensate = options.get("compensate")
-        if isinstance(target, Flow):
-            if compensate is not None:
-                raise InvalidOption(what, "a flow that is run inside has compensations of its own nodes")
-            return Task(name, given=given, flow=target)
-        return Task(name, given=given, workflow=target, compensate=compensate)
+        if others := options.keys() - {"compensate"}:
+            raise InvalidOption(what, f"a workflow or flow has no {', '.join(sorted(others))} here; its own steps may")
+        if isinstance(target, Workflow):
+            return _child(name, given, target, compensate)
+        if compensate is not None:
+            raise InvalidOption(what, "a flow that is run inside has compensations of its own nodes")
+        return Task(name, given=given, flow=target)
     base = target.settings if isinstance(target, Step) else StepOptions()
     retry = DEFAULT_RETRY if base.retry is NO_RETRY else base.retry
     fn = target.fn if isinstance(target, Step) else target

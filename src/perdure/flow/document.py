@@ -22,7 +22,7 @@ Span = float | str
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=False)
+    model_config = ConfigDict(extra="forbid")
 
 
 class _Options(_Strict):
@@ -114,7 +114,7 @@ def load_flow(document: Mapping[str, Any] | str | Path, functions: Mapping[str, 
         functions: What the document's names stand for: functions, steps, workflows, flows, and types.
 
     Raises:
-        InvalidOption: The document is no flow; the message names everything that is wrong with it.
+        InvalidOption: The document is no flow; the message names what is wrong with each of its nodes.
     """
     reader = _Reader(functions)
     try:
@@ -122,10 +122,12 @@ def load_flow(document: Mapping[str, Any] | str | Path, functions: Mapping[str, 
     except ValidationError as error:
         what, problem = "flow document", _told(error)
         raise InvalidOption(what, problem) from None
-    flow = Flow(
-        whole.flow, input=Any if whole.input is None else reader.named(whole.input, "input"),
-        output=reader.function(whole.output, "output"),
-    )  # fmt: skip
+    given = Any if whole.input is None else reader.named(whole.input, "input")
+    try:
+        flow = Flow(whole.flow, input=given, output=reader.function(whole.output, "output"))
+    except PerdureError as error:
+        reader.problems.append(str(error))
+        flow = Flow("unnamed")
     for place, fields in enumerate(whole.nodes):
         flow = reader.node(flow, fields, f"nodes.{place}")
     if reader.problems:
@@ -139,7 +141,11 @@ def _read(document: Mapping[str, Any] | str | Path) -> Any:
         return document
     text = document.read_text(encoding="utf-8") if isinstance(document, Path) else document
     if text.lstrip().startswith("{"):
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            what, problem = "flow document", f"it begins like JSON, but is none: {error}"
+            raise InvalidOption(what, problem) from None
     try:
         import yaml  # noqa: PLC0415 - an extra, which who writes JSON need not have
     except ImportError:

@@ -146,6 +146,8 @@ def standings(flow: Flow, events: Iterable[Event], status: str) -> dict[str, Sta
         undone = event.key.endswith(SUFFIX)
         meaning = (_UNDOING if undone else _MEANING).get(Kind(event.kind))
         if meaning is not None:
+            if event.kind == Kind.STEP_RESOLVED and event.data["decision"] == "skip":
+                meaning = "completed"  # what an operator left as it is stays done
             name, _, rest = _SEPARATOR.sub("#", event.key.removesuffix(SUFFIX)).partition("#")
             part = rest.partition("#")[0]
             # Each time a suspended step is entered again, it is the same step that waits or is done.
@@ -165,7 +167,7 @@ def standings(flow: Flow, events: Iterable[Event], status: str) -> dict[str, Sta
     here = flow.nodes[last] if last >= 0 else None
     if ahead is not None and status == Status.RUNNING and (here is None or found[here.name].status == "completed"):
         found[ahead.name] = Standing("running")
-    if status not in {*TERMINAL} and isinstance(here, LoopNode) and found[here.name].status == "completed":
+    if status not in TERMINAL and isinstance(here, LoopNode) and found[here.name].status == "completed":
         found[here.name] = found[here.name]._replace(status="running")
     return found
 
@@ -182,9 +184,13 @@ def _standing_events(events: Iterable[Event]) -> list[Event]:
     return kept
 
 
-def _summary(node: Node, parts: dict[str, Standing]) -> Standing:
+def _worst(parts: dict[str, Standing]) -> str:
     statuses = {standing.status for standing in parts.values()}
-    status = next(status for status in _WORST if status in statuses)
+    return next(status for status in _WORST if status in statuses)
+
+
+def _summary(node: Node, parts: dict[str, Standing]) -> Standing:
+    status = _worst(parts)
     if isinstance(node, ParallelNode) and status == "completed" and len(parts) < len(node.entries):
         status = "running"
     if isinstance(node, LoopNode):
@@ -194,7 +200,7 @@ def _summary(node: Node, parts: dict[str, Standing]) -> Standing:
         known = chosen in node.branches or node.otherwise is not None
         rest = {part: standing for part, standing in parts.items() if part != "route"}
         if rest:
-            return _summary(StepNode(node.name, None, node.choose), rest)._replace(detail=chosen)
+            return Standing(_worst(rest), chosen)
         return Standing("running" if known and status == "completed" else status, chosen)
     return Standing(status)
 

@@ -164,10 +164,7 @@ class Play:
     async def _signal(self, node: SignalNode) -> None:
         ctx = self._ctx
         with ctx.scope(node.name):
-            if node.default is MISSING:
-                value = await ctx.receive(node.signal, node.type, timeout=node.timeout)
-            else:
-                value = await ctx.receive(node.signal, node.type, timeout=node.timeout, default=node.default)
+            value = await ctx.receive(node.signal, node.type, timeout=node.timeout, default=node.default)
         self.results[node.name] = value
 
 

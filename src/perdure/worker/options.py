@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 
-from perdure.clock import micros
+from perdure.clock import duration, micros
 from perdure.errors import InvalidOption
 from perdure.ids import check_id
 from perdure.model.check import check_number
@@ -54,3 +54,13 @@ class WorkerOptions:
         if micros(self.lease) < micros(0.3):
             option = "lease"
             raise InvalidOption(option, "it must be 0.3 s or more")
+
+
+def retention_of(text: str, option: str) -> timedelta | None:
+    """
+    Read how long to keep finished runs: a duration, or never (to remove any).
+
+    Raises:
+        InvalidOption: It is neither.
+    """
+    return None if text == "never" else duration(text, option)
