@@ -16,20 +16,27 @@ from meter import Figures
 POLL_S = 0.0005
 
 
-class StepLog:
-    """Counts executed step bodies across processes and kills: one short O_APPEND write each."""
+class AppendLog:
+    """Notes across processes and kills: one short O_APPEND write each. Means nothing while it is not open."""
 
     def __init__(self) -> None:
         self._fd: int | None = None
 
     def open(self, path: str | Path) -> None:
-        """Begin to count, in this file; it is created when missing."""
+        """Begin to note, in this file; it is created when missing."""
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
-    def hit(self, step: int) -> None:
-        """Say that the body of this step runs now; means nothing while the log is not open."""
+    def _note(self, line: bytes) -> None:
         if self._fd is not None:
-            os.write(self._fd, b"%d\n" % step)
+            os.write(self._fd, line)
+
+
+class StepLog(AppendLog):
+    """Counts executed step bodies."""
+
+    def hit(self, step: int) -> None:
+        """Say that the body of this step runs now."""
+        self._note(b"%d\n" % step)
 
     @staticmethod
     def read(path: str | Path) -> list[int]:

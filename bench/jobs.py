@@ -1,7 +1,6 @@
 """Work for worker processes: who did what when, how long the drain took, and how soon an idle worker begins."""
 
 import asyncio
-import os
 import random
 import subprocess
 import time
@@ -9,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Self
 
-from child import hear, kill, spawn
+from child import AppendLog, hear, kill, spawn
 from meter import Figures, latencies, process_cpu_s, server_cpu_s
 from peer import Job
 
@@ -24,20 +23,12 @@ Drained = Callable[[], Awaitable[bool]]
 """Whether no job is left, as the engine's own records say."""
 
 
-class JobLog:
-    """Which job's body began when, across processes: one short O_APPEND write each."""
-
-    def __init__(self) -> None:
-        self._fd: int | None = None
-
-    def open(self, path: str | Path) -> None:
-        """Begin to note, in this file."""
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+class JobLog(AppendLog):
+    """Which job's body began when."""
 
     def hit(self, job: int) -> None:
-        """Say that this job's body runs now; means nothing while the log is not open."""
-        if self._fd is not None:
-            os.write(self._fd, b"%d %d\n" % (job, time.time_ns()))
+        """Say that this job's body runs now."""
+        self._note(b"%d %d\n" % (job, time.time_ns()))
 
     @staticmethod
     def read(path: Path) -> list[tuple[int, int]]:

@@ -53,6 +53,22 @@ def test_pauses_grow_from_death_to_death(monkeypatch, caplog):
     assert pauses == ["0.01 s", "0.02 s", "0.04 s", "0.08 s"]
 
 
+def test_a_process_that_cannot_be_started_is_tried_again(monkeypatch, caplog):
+    """A machine that is short of memory for a moment would be left with fewer workers, and nobody would be told."""
+    caplog.set_level(logging.WARNING)
+    start, refusals = asyncio.create_subprocess_exec, [BlockingIOError(11, "no more processes")]
+
+    async def refused_once(*words, **options):
+        if refusals:
+            raise refusals.pop()
+        return await start(*words, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refused_once)
+    code, events = keep(monkeypatch, "raise SystemExit(2)")
+    assert (code, len(events)) == (2, 1)
+    assert "process 1 could not be started ([Errno 11] no more processes); started again in 0 s" in caplog.text
+
+
 def test_ends_in_words():
     """Somebody who reads the log would have to know the numbers of signals."""
     assert (named(-9), named(3)) == ("signal SIGKILL", "exit code 3")

@@ -21,7 +21,7 @@ async def main():
     async with app:
         assert await (await app.start(flow)).result() == 1
 asyncio.run(main())
-print(*(name for name in sys.modules if name.startswith(("opentelemetry", "prometheus_client", "perdure.observe"))))
+print(*(name for name in sys.modules if name.startswith(("opentelemetry", "prometheus_client", "perdure.observe", "perdure.flow"))))
 from perdure.cli.metrics import with_metrics
 try:
     with_metrics(app, 0)

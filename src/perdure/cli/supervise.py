@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from perdure.cli.exits import KEEP_DYING, USAGE
+from perdure.cli.exits import KEEP_DYING, UNEXPECTED, USAGE
 from perdure.clock import elapsed
 from perdure.worker.stop import NOT_DRAINED, StopSignals
 
@@ -72,41 +72,48 @@ class Supervisor:
         at_once = 0
         while not self._stopping.is_set():
             begun = elapsed()
-            process = await asyncio.create_subprocess_exec(
-                *self._command(number), stdin=asyncio.subprocess.PIPE, process_group=0
-            )
-            self._running[number] = process
+            end, code = await self._once(number)
             if self._stopping.is_set():
-                _send(process, signal.SIGTERM)  # it came between the two
-            self._say("started", f"Process {number} is {process.pid}.", process=number, pid=process.pid)
-            code = await process.wait()
-            del self._running[number]
-            if self._stopping.is_set():
-                self._ended(number, code)
+                self._ended(end, code)
                 return
             at_once = 0 if elapsed() - begun >= SETTLED_S else at_once + 1
             if code == USAGE or at_once >= MOST_AT_ONCE:
-                self._give_up(number, code)
+                self._give_up(number, end, code)
                 return
             pause = min(FIRST_PAUSE_S * 2 ** (at_once - 1), LONGEST_PAUSE_S) if at_once else 0.0
-            log.warning("process %d (%d) ended by %s; started again in %g s", number, process.pid, named(code), pause)
+            log.warning("%s; started again in %g s", end, pause)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
-    def _ended(self, number: int, code: int) -> None:
+    async def _once(self, number: int) -> tuple[str, int]:
+        """Start a process, and wait for its end; returns that in words, and the exit code."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command(number), stdin=asyncio.subprocess.PIPE, process_group=0
+            )
+        except OSError as error:  # no memory, too many processes: as if it had died at once
+            return f"process {number} could not be started ({error})", UNEXPECTED
+        self._running[number] = process
+        if self._stopping.is_set():
+            _send(process, signal.SIGTERM)  # it came between the two
+        self._say("started", f"Process {number} is {process.pid}.", process=number, pid=process.pid)
+        code = await process.wait()
+        del self._running[number]
+        return f"process {number} ({process.pid}) ended by {named(code)}", code
+
+    def _ended(self, end: str, code: int) -> None:
         if code not in {0, -signal.SIGTERM}:  # before a worker hears signals it has nothing to drain
-            log.warning("process %d ended by %s instead of draining", number, named(code))
+            log.warning("%s instead of draining", end)
             self._code = self._code or (code if code > 0 else NOT_DRAINED)
 
-    def _give_up(self, number: int, code: int) -> None:
+    def _give_up(self, number: int, end: str, code: int) -> None:
         if code == USAGE:
             log.error("process %d cannot be what was asked for, so all are stopped", number)
             self._code = USAGE
         else:
             log.error(
-                "process %d has died %d times in a row within %g s of its start, at last by %s; all are stopped",
-                number, MOST_AT_ONCE, SETTLED_S, named(code),
-            )  # fmt: skip
+                "%s, like %d before it within %g s of their start; all are stopped", end, MOST_AT_ONCE - 1, SETTLED_S
+            )
             self._code = KEEP_DYING
         self._stopping.set()
 

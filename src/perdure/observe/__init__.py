@@ -1,1 +1,1 @@
-"""What is seen of runs from outside: spans, metrics, log lines. Each needs an extra, and nothing else needs it."""
+"""What is seen of runs from outside: spans, metrics, log lines. Spans and metrics need an extra; nothing needs them."""
