@@ -35,6 +35,7 @@ from perdure.errors import (
     Terminal,
     TooFewSucceeded,
 )
+from perdure.ids import joined_id
 from perdure.model.limits import Limits
 from perdure.model.queue import Debounce, Dedupe, Queue, Rate
 from perdure.model.retry import Retry
@@ -101,4 +102,5 @@ __all__ = [
     "WorkerOptions",
     "Workflow",
     "current_step",
+    "joined_id",
 ]

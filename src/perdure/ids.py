@@ -40,6 +40,21 @@ def seed() -> int:
     return int.from_bytes(os.urandom(8), "big") >> 2
 
 
+def joined_id(*parts: object) -> str:
+    """
+    One id made of several parts: ``joined_id("chat", tenant, session, turn)`` is "chat:acme:s-1:7".
+
+    Other parts give another id, also where they contain colons themselves.
+
+    Raises:
+        InvalidName: There are none, or one has control characters.
+    """
+    made = ":".join(str(part).replace("%", "%25").replace(":", "%3A") for part in parts)
+    if len(made) > MAX_ID:
+        made = f"{made[:100]}:{stream(made).getrandbits(128):032x}"
+    return check_id("id", made)
+
+
 def child_run_id(parent: str, generation: int, key: str) -> str:
     """The id of a child run that was given none: the same on every replay, another in each generation of its parent."""
     made = f"{parent}/{key}" if generation == 1 else f"{parent}/{key}@{generation}"

@@ -55,6 +55,22 @@ def test_deep_children_stay_within_the_limit_of_ids():
     assert len(seen) == 30
 
 
+def test_joined_ids_tell_their_parts_apart():
+    """Two tenants whose names hold colons would share a run."""
+    assert ids.joined_id("chat", "acme", "s-1", 7) == "chat:acme:s-1:7"
+    parts = [("a", "b:c"), ("a:b", "c"), ("a%3Ab", "c"), ("a", "b", "c"), ("a", "b", "c", ""), ("a", "", "b", "c")]
+    assert len({ids.joined_id(*each) for each in parts}) == len(parts)
+
+
+def test_long_joined_ids_are_shortened_and_still_differ():
+    """A long session's name could not be stored, or would be taken for another one."""
+    made = {ids.joined_id("chat", "s" * 300, turn) for turn in range(50)}
+    assert len(made) == 50
+    assert all(ids.check_id("id", each) == each for each in made)
+    with pytest.raises(InvalidName):
+        ids.joined_id()
+
+
 def test_chance_is_the_same_in_every_process():
     """ctx.random() and ctx.uuid() would differ on replay (I7)."""
     script = "from perdure import ids; r = ids.stream(7, 'a'); print(r.random(), ids.uuid_from(r))"

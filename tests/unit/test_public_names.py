@@ -51,6 +51,7 @@ def test_public_names():
         "WorkerOptions",
         "Workflow",
         "current_step",
+        "joined_id",
     ]
 
 
