@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from perdure.app import App
+from perdure.client.command import Command
 from perdure.client.handle import RunHandle
 from perdure.client.view import RunEvent, RunInfo
 from perdure.codec.payload import Codec, Compressed
@@ -63,6 +64,7 @@ __all__ = [
     "Child",
     "ChildFailed",
     "Codec",
+    "Command",
     "Compressed",
     "Context",
     "Debounce",

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    TypeVarTuple,
+    Unpack,
+    overload,
+)  # fmt: skip
 
 from perdure.client.client import Client
+from perdure.client.command import KEEP, STALE_AFTER_S, Command
 from perdure.client.handle import RunHandle
 from perdure.clock import Clock, SystemClock, duration
 from perdure.codec.payload import Codec, Payloads
@@ -39,6 +52,7 @@ R = TypeVar("R")
 A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
+Ts = TypeVarTuple("Ts")
 Synchronous = Literal["FULL", "NORMAL"]
 log = logging.getLogger("perdure.worker")
 
@@ -424,6 +438,19 @@ class App:
     async def cancel(self, run_id: str, reason: str = "", *, compensate: bool = False) -> None:
         """See `Client.cancel`."""
         await self.client.cancel(run_id, reason, compensate=compensate)
+
+    async def command(
+        self,
+        key: str,
+        fn: Callable[[Command, Unpack[Ts]], Awaitable[R]],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        stale_after: float | timedelta = STALE_AFTER_S,
+        keep: float | timedelta | None = KEEP,
+    ) -> R:
+        """See `Client.command`: do something once, however often it is asked for under this key."""
+        return await self.client.command(key, fn, *args, name=name, stale_after=stale_after, keep=keep)
 
     async def move_version(self, run_id: str, version: str) -> None:
         """See `Steering.move_version`: let a run go on with another version of its workflow."""

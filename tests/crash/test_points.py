@@ -21,7 +21,7 @@ AFTER_DEATHS = {
 STEERING = (
     "ask_pause", "clear_doomed", "copy_entry", "doom", "drop_blob_refs", "drop_blobs", "drop_control", "drop_inbox",
     "drop_journal", "drop_keyed", "drop_names", "drop_orphans", "drop_runs", "drop_tags", "drop_taken", "drop_traces",
-    "forget_names", "fork_child", "forget_workers", "guard", "guard_there", "guard_vacant", "note", "pause_idle",
+    "forget_commands", "forget_names", "fork_child", "forget_workers", "guard", "guard_there", "guard_vacant", "note", "pause_idle",
     "pause_own", "recall", "rerun", "restore", "resume", "tell_end",
 )  # fmt: skip
 """What operators add to them."""

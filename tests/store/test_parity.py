@@ -18,7 +18,9 @@ from perdure.store.queries import parse, statements
 
 FOLDER = Path(queries.__file__).parent / "sql"
 OWN = {
-    dialect: "\n".join((FOLDER / f"{dialect}{part}.sql").read_text(encoding="utf-8") for part in ("", "_queues"))
+    dialect: "\n".join(
+        (FOLDER / f"{dialect}{part}.sql").read_text(encoding="utf-8") for part in ("", "_queues", "_delivery")
+    )
     for dialect in ("sqlite", "postgres")
 }
 ONLY_POSTGRES = {"perdure_writers"}

@@ -51,6 +51,8 @@ insert into perdure_queues (name, ageing, mark) select 'q' || n, 0, '' from gene
 insert into perdure_rates (queue, place, most, period, grain, span, by_key) select 'q' || n, 1, 9, 9, 9, 9, 1 from generate_series(1, 50) n;
 insert into perdure_names (scope, name, run_id, until)
 select 's' || n % 50, 'n' || n, 'r' || n, case when n % 2 = 0 then n end from generate_series(1, 5000) n;
+insert into perdure_commands (name, key, fingerprint, token, begun_at, until)
+select 'c' || n % 50, 'k' || n, 'f', n, n, case when n % 2 = 0 then n end from generate_series(1, 5000) n;
 insert into perdure_spent (queue, place, key, at, used, until)
 select 'q' || n % 50, 1, 'k' || n % 9, n, 1, n + 9 from generate_series(1, 5000) n;
 insert into perdure_runs (id, workflow, status, input, seed, created_at, due_at, queue, queue_key, slot, rank, finished_at)

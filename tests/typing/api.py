@@ -14,6 +14,7 @@ from typing import Any, assert_type
 from perdure import (
     App,
     Child,
+    Command,
     Compressed,
     Context,
     Entry,
@@ -222,6 +223,12 @@ async def checkout(ctx: Context, order: Order) -> str:
 
 
 # -------------------------------------------------------------------------------------------- callers
+async def place(command: Command, order: Order) -> str:
+    run = await command.start(checkout, order, id=order.id)
+    await command.signal(run.id, "approval", Approval(ok=True))
+    return run.id
+
+
 async def main() -> None:
     async with app as opened:
         assert_type(opened, App)
@@ -244,6 +251,7 @@ async def main() -> None:
         found, after = await app.client.runs(RunFilter(status=(Status.FAILED,), limit=5))
         assert_type(found, list[RunInfo])
         assert_type(after, int | None)
+        assert_type(await app.command("key", place, Order("1", 5)), str)
         fork = await app.client.fork("order-1", before="charge")
         assert_type(fork, RunHandle[Any])
 

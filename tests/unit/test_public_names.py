@@ -12,6 +12,7 @@ def test_public_names():
         "Child",
         "ChildFailed",
         "Codec",
+        "Command",
         "Compressed",
         "Context",
         "Debounce",

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from perdure import ids
+from perdure.client.command import Commands
 from perdure.client.enqueue import Start, enqueue
 from perdure.client.export import export_run
 from perdure.client.handle import RunHandle
@@ -51,7 +52,7 @@ class Adopter(Protocol):
         """The run was not inserted after all."""
 
 
-class Client(Steering, Queues, Upkeep):
+class Client(Steering, Queues, Upkeep, Commands):
     """
     Everything that callers ask of the store.
 

@@ -8,7 +8,8 @@ Every error that perdure raises, and its stable code.
     │  └─ NotInWorkflow  BlockingCall  Stalled
     ├─ StateError                    what is stored forbids it
     │  ├─ RunNotFound  RunFinished  StartConflict  IllegalMove  StepNotFound  Divergence  Overloaded
-    │  └─ DuplicateRun  QueueDraining  QueueInUse
+    │  ├─ DuplicateRun  QueueDraining  QueueInUse
+    │  └─ CommandConflict  CommandInProgress  CommandOvertaken
     ├─ RunError                      what a waiter or a workflow sees
     │  ├─ RunFailed  RunCancelled  RunTimedOut  ChildFailed  TooFewSucceeded
     │  └─ StepTimedOut  StepInterrupted  ReceiveTimedOut  RecordedError
@@ -35,6 +36,9 @@ from perdure.errors.run import (
 )
 from perdure.errors.signal import ContinueAsNew, EngineSignal
 from perdure.errors.state import (
+    CommandConflict,
+    CommandInProgress,
+    CommandOvertaken,
     Divergence,
     DuplicateRun,
     IllegalMove,
@@ -79,6 +83,9 @@ from perdure.errors.user import RetryAfter, Terminal
 __all__ = [
     "BlockingCall",
     "ChildFailed",
+    "CommandConflict",
+    "CommandInProgress",
+    "CommandOvertaken",
     "ContinueAsNew",
     "Divergence",
     "DuplicateName",

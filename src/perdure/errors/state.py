@@ -134,6 +134,56 @@ class DuplicateRun(StateError):
         )
 
 
+class CommandConflict(StateError):
+    """A command with this key was given, and with other input."""
+
+    code = "command_conflict"
+    name: str
+    key: str
+
+    def __init__(self, name: str, key: str) -> None:
+        super().__init__(
+            f"The command {name!r} was given the key {key!r} before, with other input. The same key means the same "
+            "command; choose another key.",
+            name=name,
+            key=key,
+        )
+
+
+class CommandInProgress(StateError):
+    """The same command is under way elsewhere; its result is not known yet."""
+
+    code = "command_in_progress"
+    name: str
+    key: str
+    wait_s: float
+
+    def __init__(self, name: str, key: str, wait_s: float) -> None:
+        super().__init__(
+            f"The command {name!r} with the key {key!r} is under way. Try again in a moment for its result; if whoever "
+            f"runs it has died, another attempt may begin in {wait_s:.0f} s.",
+            name=name,
+            key=key,
+            wait_s=wait_s,
+        )
+
+
+class CommandOvertaken(StateError):
+    """The command took so long that another attempt has begun meanwhile; this one has stored nothing."""
+
+    code = "command_overtaken"
+    name: str
+    key: str
+
+    def __init__(self, name: str, key: str) -> None:
+        super().__init__(
+            f"The command {name!r} with the key {key!r} took longer than its stale_after, and another attempt has "
+            "begun since. This one has changed nothing; give it again for the result, and a larger stale_after.",
+            name=name,
+            key=key,
+        )
+
+
 class QueueDraining(StateError):
     """The queue takes no more runs."""
 

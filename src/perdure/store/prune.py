@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from perdure.store.operation import DROPS, Operation
+from perdure.store.operation import DROPS, Line, Operation
 from perdure.store.store import Store
 
 
@@ -29,11 +29,12 @@ async def prune_some(store: Store, before: int, statuses: Iterable[str], trees: 
 
 async def prune_rest(store: Store, now: int, blobs: int) -> None:
     """
-    Remove what belongs to no run any more: names whose time is over, and payloads that nothing refers to.
+    Remove what belongs to no run any more: names and commands whose time is over, and payloads that nothing refers to.
 
     Args:
         now: Microseconds since 1970.
         blobs: Payloads per transaction.
     """
-    while await store.apply(Operation([("forget_names", (now,)), ("drop_orphans", (blobs,))])):
+    over: list[Line] = [("forget_names", (now,)), ("forget_commands", (now,))]
+    while await store.apply(Operation([*over, ("drop_orphans", (blobs,))])):
         pass

@@ -63,7 +63,10 @@ def parse(text: str, origin: str) -> dict[str, Statement]:
 def statements(dialect: str) -> dict[str, Statement]:
     """All statements of one dialect: the shared ones and its own."""
     found: dict[str, Statement] = {}
-    for file in ("shared.sql", "queues.sql", "doctor.sql", f"{dialect}.sql", f"{dialect}_queues.sql"):
+    for file in (
+        "shared.sql", "queues.sql", "delivery.sql", "doctor.sql",
+        f"{dialect}.sql", f"{dialect}_queues.sql", f"{dialect}_delivery.sql",
+    ):  # fmt: skip
         more = parse(read_sql(file), file)
         if twice := found.keys() & more.keys():
             message = f"{file}: {sorted(twice)} stand in another file as well"

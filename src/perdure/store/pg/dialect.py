@@ -15,7 +15,7 @@ _INTEGERS = frozenset({
     "after", "ageing", "at", "attempt", "before", "by_key", "concurrency", "created_at", "deadline_at", "detached",
     "due_at", "epoch", "frees", "grain", "lease_until", "longest", "message", "most", "most_takeovers", "now",
     "number", "owner", "parent", "per_key", "per_worker", "period", "pid", "nth", "priority", "rank", "run", "seed",
-    "sent_at", "seq", "since", "size", "span", "started_at", "tag", "top", "until", "weight", "worker",
+    "sent_at", "seq", "since", "size", "span", "started_at", "tag", "token", "top", "until", "weight", "worker",
 })  # fmt: skip
 """Parameters that are integers, in all statements; the others are texts."""
 

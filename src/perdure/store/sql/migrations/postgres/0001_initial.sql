@@ -275,3 +275,20 @@ create table perdure_names (
 create index perdure_names_run on perdure_names (run_id);
 -- forget_names: the names whose time is over
 create index perdure_names_until on perdure_names (until) where until is not null;
+
+-- Idempotent commands: one row for each key, while its handler runs and as long as its result is kept.
+create table perdure_commands (
+  name text collate "C" not null,
+  key text collate "C" not null,
+  -- Of the input, so that another command is told from the same one once more.
+  fingerprint text collate "C" not null,
+  -- Changes with every attempt: one that was overtaken by another can store nothing.
+  token bigint not null,
+  begun_at bigint not null,
+  -- Until when nobody else may try it, and once it has a result: until when that is kept; null: for ever.
+  until bigint,
+  result text,
+  primary key (name, key)
+);
+-- forget_commands: the commands whose time is over
+create index perdure_commands_until on perdure_commands (until) where until is not null;
