@@ -158,6 +158,7 @@ def _wait_for_share(place: Place, share: float, runs: int = RUNS) -> None:
 
 def _all_leave(place: Place, workers: list[Child]) -> None:
     for child in workers:
+        child.expect("ready")  # one that is just starting does not hear SIGTERM yet
         child.terminate()
     for child in workers:
         assert child.join() == 0, str(child)

@@ -3,10 +3,7 @@
 import asyncio
 import gc
 
-import pytest
-
 from perdure import Context
-from perdure.worker.calls import collector_waiting
 
 
 async def step(n: int) -> dict[str, int]:
@@ -49,20 +46,6 @@ def left_behind(lab, name, *arguments):
 def test_a_run_that_is_over_leaves_nothing_to_the_collector(lab):
     """Each step would leave a circle, and the collector look through all living runs to find it."""
     assert left_behind(lab, "many_things", 20) == 0
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_the_collector_is_as_it_was_after_a_crowd(enabled):
-    """A program that has switched the collector off would find it on, or one that has it on would leak."""
-    before = gc.isenabled()
-    try:
-        (gc.enable if enabled else gc.disable)()
-        with pytest.raises(KeyError), collector_waiting():
-            assert not gc.isenabled()
-            raise KeyError
-        assert gc.isenabled() is enabled
-    finally:
-        (gc.enable if before else gc.disable)()
 
 
 def test_a_run_that_is_parked_without_a_cache_goes_quietly(lab, caplog):

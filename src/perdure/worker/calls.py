@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import gc
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from perdure.store.store import Store
+from perdure.worker.collector import Collector
 
 log = logging.getLogger("perdure.worker")
 NESTING = sys.version_info < (3, 14)
 """Whether a private loop may be stepped from inside a task of this loop; later Pythons know one task per thread."""
 CROWD = 32
-"""From so many calls on, the garbage collector waits until they are made."""
+"""So many calls in one turn of the loop are a crowd, see `Collector`."""
 
 Call = tuple[Callable[..., None], tuple[Any, ...]]
 
@@ -30,9 +29,10 @@ class Calls:
         pending: Whether some are to be made on the loop's next turn.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, store: Store) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, store: Store, collector: Collector) -> None:
         self._loop = loop
         self._store = store
+        self._collector = collector
         self._context = contextvars.copy_context()
         self._soon: list[Call] = []
 
@@ -53,11 +53,9 @@ class Calls:
 
     def _make_all(self) -> None:
         calls, self._soon = self._soon, []
-        if len(calls) < CROWD:
-            self._make(calls)
-        else:
-            with collector_waiting():
-                self._make(calls)
+        if len(calls) >= CROWD:
+            self._collector.crowd()
+        self._make(calls)
 
     def _make(self, calls: list[Call]) -> None:
         self._store.hold()
@@ -69,21 +67,3 @@ class Calls:
                     log.exception("an internal call failed")
         finally:
             self._store.flush()
-
-
-@contextmanager
-def collector_waiting() -> Iterator[None]:
-    """
-    Let Python's cyclic garbage collector wait while a crowd is served.
-
-    What is made for a crowd is alive until all of it has been served: a collector that looks through it again and
-    again meanwhile finds nothing, and took a quarter of the time (docs/adr/0019-no-circles.md).
-    """
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

@@ -25,6 +25,7 @@ from perdure.store.store import Store
 from perdure.worker.calls import NESTING, Calls
 from perdure.worker.children import look_at_taken
 from perdure.worker.claims import claiming, look_ahead, read_claimed, taken
+from perdure.worker.collector import Collector
 from perdure.worker.heartbeat import Heartbeat
 from perdure.worker.lanes import Lanes
 from perdure.worker.letgo import give_back, pause
@@ -101,7 +102,8 @@ class Worker:
             DuplicateName: A worker with the chosen id is alive.
         """
         self.loop = asyncio.get_running_loop()
-        self._calls = Calls(self.loop, self.store)
+        self._collector = Collector(self.loop, self.clock)
+        self._calls = Calls(self.loop, self.store, self._collector)
         self.now, self.soon = self._calls.now, self._calls.soon
         self.threads = ThreadPoolExecutor(self.options.threads, "perdure-step")
         await self._register()
@@ -159,6 +161,7 @@ class Worker:
         for driver in self._parked.values():
             driver.evict()
         self._parked.clear()
+        self._collector.restore()
         if self._heartbeat:
             self._heartbeat.stop()
         await self.store.apply(Operation([("leave", (self.number, self.clock.now()))]))
