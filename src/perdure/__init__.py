@@ -15,7 +15,7 @@ from perdure.codec.payload import Codec, Compressed
 from perdure.engine.child import Child
 from perdure.engine.combine import MapResult
 from perdure.engine.context import Context
-from perdure.engine.current import StepInfo, current_step
+from perdure.engine.current import CurrentStep, StepInfo, current_step
 from perdure.engine.definition import Step, Workflow
 from perdure.engine.threaded import SyncContext
 from perdure.errors import (
@@ -67,6 +67,7 @@ __all__ = [
     "Command",
     "Compressed",
     "Context",
+    "CurrentStep",
     "Debounce",
     "Dedupe",
     "Entry",

@@ -22,7 +22,7 @@ def check(world: World) -> None:
     """Report every invariant that does not hold."""
     world.mirror.refresh()
     world.mirror.check_endings()
-    for check_one in (_runs, _journals, _signals, _families, _transactions, _bodies, _rollbacks, _results):
+    for check_one in (_runs, _journals, _said, _signals, _families, _transactions, _bodies, _rollbacks, _results):
         check_one(world)
 
 
@@ -53,6 +53,26 @@ def _journals(world: World) -> None:
                 kept = facts[place:]
         if stored != [fact[1:] for fact in kept]:
             world.wrong(f"the journal of {run.id} is not what was written: {stored} instead of {kept}")
+
+
+def _said(world: World) -> None:
+    """What a body emits is in the journal in its order, from its first word on, and all of it before its outcome."""
+    for number, facts in world.mirror.facts.items():
+        run = world.mirror.runs[number]
+        heard: dict[tuple[int, str], int] = {}
+        over: set[tuple[int, str]] = set()
+        for fact in facts:
+            place = fact.round, fact.key
+            if fact.kind == Kind.STEP_EMITTED:
+                word = json.loads(fact.data or "{}")["value"]
+                if word not in {0, heard.get(place, -1) + 1} or place in over:
+                    world.wrong(f"{run.id} hears {fact} after {heard.get(place)}, over: {place in over}")
+                heard[place] = word
+            elif fact.kind == Kind.STEP_COMPLETED:
+                over.add(place)
+                says = world.says.get((run.id, *place), 0)
+                if heard.get(place, -1) + 1 != says:
+                    world.wrong(f"{run.id}: {fact} is there after {heard.get(place)}, of {says} words")
 
 
 def _signals(world: World) -> None:

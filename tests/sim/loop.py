@@ -18,6 +18,7 @@ from contextvars import Context, ContextVar, copy_context
 from random import Random
 from typing import Any
 
+from perdure.errors import EngineSignal
 from perdure.testing.time import Deadlock, VirtualLoop
 
 
@@ -159,7 +160,7 @@ class SimLoop(VirtualLoop):
         def run() -> None:
             try:
                 result = func(*args)
-            except Exception as error:  # noqa: BLE001 - handed to whoever waits
+            except (Exception, EngineSignal) as error:  # noqa: BLE001 - handed to whoever waits
                 outcome: tuple[Callable[[Any], None], Any] = (future.set_exception, error)
             else:
                 outcome = (future.set_result, result)

@@ -220,6 +220,7 @@ class Process(Lane):
         world.bodies.setdefault(place, []).append(self.name)
         if spec.get("undo"):
             world.undoable.add(place[:3])
+        world.says[place[:3]] = spec.get("says", 0)
         return place
 
     def _epoch(self, number: int) -> int | None:

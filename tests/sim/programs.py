@@ -60,7 +60,10 @@ class Draw:
         rng = self.rng
         delay = rng.choice((0, 0, 0.001, 0.02, 0.3, 1.0, rng.choice((0.1, 3.0, 9.0))))
         undo = {"fails": rng.choice((0, 0, 1, 3)), "delay": rng.choice((0, 0.02, 3.0))} if rng.random() < 0.3 else None
-        return {"do": "step", "value": next(self.values), "delay": delay, "tries": 1, "undo": undo, **more}
+        says = rng.choice((0, 0, 0, 0, 1, 3, 12))
+        return {
+            "do": "step", "value": next(self.values), "delay": delay, "tries": 1, "undo": undo, "says": says, **more,
+        }  # fmt: skip
 
     def _flaky(self, depth: int) -> Node:
         tries = self.rng.choice((2, 3, 4))

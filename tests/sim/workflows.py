@@ -31,11 +31,17 @@ class Steps:
     def __init__(self, process: Process) -> None:
         async def work(spec: Spec) -> int:
             place = process.begin(spec)
-            await asyncio.sleep(spec["delay"])
+            for word in range(spec["says"]):
+                current_step().emit("word", word)
+                await asyncio.sleep(spec["delay"] / spec["says"])
+            await asyncio.sleep(0 if spec["says"] else spec["delay"])
             return process.finish(place, spec)
 
         def threaded(spec: Spec) -> int:
-            return process.finish(process.begin(spec), spec)
+            place = process.begin(spec)
+            for word in range(spec["says"]):
+                current_step().emit("word", word)
+            return process.finish(place, spec)
 
         def insert(transaction: Transaction, spec: Spec) -> int:
             place = process.begin(spec)
@@ -48,7 +54,7 @@ class Steps:
             return value
 
         async def undo(_result: int, spec: Spec) -> int:
-            told = spec | {"fails": spec["undo"]["fails"], "once": False, "undo": None}
+            told = spec | {"fails": spec["undo"]["fails"], "once": False, "undo": None, "says": 0}
             place = process.begin(told)
             await asyncio.sleep(spec["undo"]["delay"])
             return process.finish(place, told)
@@ -98,6 +104,7 @@ class Play:
         return {
             "value": node["value"], "fails": node.get("fails", 0), "delay": node.get("delay", 0),
             "once": node.get("once", False), "seen": self.seen, "round": self.job["round"], "undo": node.get("undo"),
+            "says": node.get("says", 0),
         }  # fmt: skip
 
     async def do_step(self, node: Node) -> Any:
@@ -297,7 +304,7 @@ def sim_flow(process: Process) -> Flow:
     """A flow whose nodes do what its input, a node of a program, says."""
 
     async def work(state: State[Node]) -> int:
-        spec = state.input | {"once": False, "seen": 0, "round": 1}
+        spec = state.input | {"once": False, "seen": 0, "round": 1, "says": 0}
         place = process.begin(spec)
         await asyncio.sleep(spec["delay"])
         return process.finish(place, spec)
@@ -307,7 +314,7 @@ def sim_flow(process: Process) -> Flow:
 
     async def undo(_result: int, *told: Any) -> None:
         how = told[-1].input["undo"]
-        spec = told[-1].input | {"fails": how["fails"], "undo": None, "once": False, "seen": 0, "round": 1}
+        spec = told[-1].input | {"fails": how["fails"], "undo": None, "once": False, "seen": 0, "round": 1, "says": 0}
         place = process.begin(spec)
         await asyncio.sleep(how["delay"])
         process.finish(place, spec)

@@ -66,6 +66,7 @@ class World:
         violations: Invariants that did not hold, in words.
         bodies: Who began each attempt, by (run, round, key, attempt); `ends`: what they returned.
         undoable: The steps that have a compensation, by (run, round, key).
+        says: How many words each step emits, by the same.
     """
 
     def __init__(self, seed: int, path: str, *, tracing: bool = False) -> None:
@@ -80,6 +81,7 @@ class World:
         self.register = workflows.register
         self.bodies: dict[tuple[str, int, str, int], list[str]] = {}
         self.undoable: set[tuple[str, int, str]] = set()
+        self.says: dict[tuple[str, int, str], int] = {}
         self.ends: dict[tuple[str, int, str, int], list[int | None]] = {}
         self.sent: list[Sent] = []
         self.processes: list[Process] = []

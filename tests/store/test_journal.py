@@ -160,3 +160,13 @@ def test_two_notes_of_one_operation_follow_each_other(db):
     db.queued()
     db.apply(*[line("note", id="a", epoch=0, kind=kind, data=None, now=NOW) for kind in ("resumed", "skipped")])
     assert [(found.seq, found.kind) for found in db.journal("a")] == [(1, "resumed"), (2, "skipped")]
+
+
+def test_what_steps_emit_is_not_read_for_a_replay(db):
+    """A claim would load every token that a run has ever streamed, or the journal would go on at a number that is taken."""
+    db.worker()
+    row = db.owned()
+    said = [entry(seq)._replace(kind="step_emitted") for seq in (2, 3, 5, 6)]
+    db.write(row, ("entries", [entry(1), *said[:2], entry(4), *said[2:]]))
+    assert [found.seq for found in db.journal("a")] == [1, 4, 6]
+    assert [found[0] for found in db.rows("entries", row.number, 0, 10)] == [1, 2, 3, 4, 5, 6]

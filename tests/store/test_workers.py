@@ -172,6 +172,18 @@ def test_deaths_without_progress_are_counted_until_the_run_is_paused(db):
     assert db.apply(claim(db.worker(), NOW + 10**9)) == []
 
 
+def test_what_a_step_emits_is_no_progress(db):
+    """A step that kills its worker after its first word would do so for ever."""
+    number = db.queued().number
+    for count in (1, 2, 3):
+        worker = db.worker(f"victim {count}", lease_until=NOW + 100)
+        assert db.apply(claim(worker, NOW + 100))
+        said = [entry(seq)._replace(kind="step_emitted") for seq in (2 * count - 1, 2 * count)]
+        assert db.write(db.row("a"), ("entries", said)) == []
+        db.apply(line("declare_dead", worker=worker, now=NOW + 100))
+        assert db.apply(expire()) == [("expired", number, "paused" if count == 3 else "queued")]
+
+
 def note(reason=REASON, now=NOW + 100):
     return line("note_poison", reason=reason, data="why", now=now)
 

@@ -106,6 +106,25 @@ def test_a_plain_workflow_bears_every_crash(kit):
     assert "step completed 'read', emitted 'plain', timer set 'sleep'" in report.commits
 
 
+def test_a_step_that_emits_bears_every_crash(kit):
+    """A crash between two words of a step would lose words that came before its outcome, or the outcome."""
+
+    async def talking() -> int:
+        for word in range(3):
+            current_step().emit("word", word)
+            await asyncio.sleep(1)
+        return 3
+
+    @kit.app.workflow(name="talking_flow")
+    async def talking_flow(ctx: Context) -> int:
+        return await ctx.step(talking)
+
+    report = kit.crash_everywhere(talking_flow)
+    assert report.result == 3
+    assert [held for held in report.commits if "emitted" in held] == ["step emitted 'talking'"] * 3
+    assert report.repeated == {"talking": 7}
+
+
 def test_bodies_that_ran_twice_are_told(kit):
     """Users could not tell which of their steps have to bear being run again."""
 

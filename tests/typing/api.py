@@ -17,6 +17,7 @@ from perdure import (
     Command,
     Compressed,
     Context,
+    CurrentStep,
     Entry,
     Flow,
     Limits,
@@ -29,7 +30,6 @@ from perdure import (
     State,
     Status,
     Step,
-    StepInfo,
     SyncContext,
     Transaction,
     WorkerOptions,
@@ -63,7 +63,9 @@ class Approval:
 @app.step
 async def charge(card: str, cents: int, *, note: str = "") -> str:
     info = current_step()
-    assert_type(info, StepInfo)
+    assert_type(info, CurrentStep)
+    info.emit("charged", {"cents": cents})
+    assert_type(await info.flush(), None)
     return f"{card} {cents} {note} {info.idempotency_key}"
 
 

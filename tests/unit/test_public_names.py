@@ -15,6 +15,7 @@ def test_public_names():
         "Command",
         "Compressed",
         "Context",
+        "CurrentStep",
         "Debounce",
         "Dedupe",
         "Entry",

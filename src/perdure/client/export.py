@@ -27,7 +27,7 @@ async def export_run(store: Store, payloads: Payloads, run_id: str) -> dict[str,
     """
     row = await load_run(store, run_id)
     while True:
-        journal = await load_journal(store, row.number)
+        journal = await load_journal(store, row.number, whole=True)
         now = await load_run(store, run_id)
         if now == row:  # otherwise it was stored, and the journal perhaps, while we read
             break

@@ -6,20 +6,32 @@ import asyncio
 import contextvars
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from perdure.clock import SECOND, micros
 from perdure.engine.current import StepInfo, running_step
 from perdure.engine.request import StepRequest
-from perdure.errors import EngineSignal, RecordedError, StepTimedOut
+from perdure.errors import EngineSignal, RecordedError, StepOver, StepTimedOut
 from perdure.model.run import Claimed
 
 if TYPE_CHECKING:
     from perdure.engine.host import Host
+    from perdure.engine.live import Live
     from perdure.engine.observer import Observer
 
 T = TypeVar("T")
 Ended = Callable[["Attempt", str, Any, BaseException | None], None]
+
+
+class Keeper(Protocol):
+    """Who keeps a run's attempts."""
+
+    def tell(self, finish: Callable[..., None], *outcome: Any) -> None:
+        """Call it, at once or soon, in the worker's own context: a body has ended."""
+
+    @property
+    def live(self) -> Live:
+        """Takes what bodies emit; made when the first one does."""
 
 
 class Attempt:
@@ -28,14 +40,13 @@ class Attempt:
 
     Args:
         ended: Called on the loop with the sealed result and its decoded form, or with the error.
-        tell: Calls what it is given, at once or soon, in the worker's own context.
         context: What the body runs in; a copy of the present one when left out.
 
     Attributes:
         over: Its outcome no longer counts: it has timed out or was cancelled.
     """
 
-    __slots__ = ("_ended", "_host", "_run", "_task", "_tell", "_timer", "over", "request", "started_at")
+    __slots__ = ("_ended", "_host", "_keeper", "_run", "_task", "_timer", "over", "request", "started_at")
 
     def __init__(  # noqa: PLR0917 - one per part; made for every step, and keywords take time
         self,
@@ -43,7 +54,7 @@ class Attempt:
         run: Claimed,
         request: StepRequest,
         ended: Ended,
-        tell: Callable[..., None],
+        keeper: Keeper,
         context: contextvars.Context | None = None,
     ) -> None:
         self.request = request
@@ -52,7 +63,7 @@ class Attempt:
         self._host = host
         self._run = run
         self._ended = ended
-        self._tell = tell
+        self._keeper = keeper
         self._timer: asyncio.TimerHandle | None = None
         # None once it is over: its context leads back here, and a circle waits for a garbage collection.
         self._task: asyncio.Task[None] | None = asyncio.Task(
@@ -66,6 +77,18 @@ class Attempt:
     def info(self) -> StepInfo:
         """What the body may know about itself."""
         return StepInfo(self._run.id, self._run.workflow, self.request.key, self.request.attempt)
+
+    def emit(self, topic: str, value: Any) -> None:
+        """See `CurrentStep.emit`."""
+        if self.over:
+            raise StepOver(self.request.key)
+        self._keeper.live.emit(self.request, topic, value)
+
+    async def flush(self) -> None:
+        """See `CurrentStep.flush`."""
+        if self.over:
+            raise StepOver(self.request.key)
+        await self._keeper.live.flush()
 
     def cancel(self, error: BaseException | None = None) -> None:
         """Stop it: its outcome does not matter any more, or is this error."""
@@ -120,7 +143,7 @@ class Attempt:
         except BaseException as raised:  # noqa: BLE001 - a body may raise anything, and all of it is an outcome
             error = raised
         if not self.over:
-            self._tell(self._finish, text, decoded, error)
+            self._keeper.tell(self._finish, text, decoded, error)
 
     async def _in_thread(self) -> Any:
         request = self.request
@@ -142,12 +165,12 @@ class ObservedAttempt(Attempt):
 
     __slots__ = ("_observer",)
 
-    def __init__(self, host: Host, run: Claimed, request: StepRequest, ended: Ended, tell: Callable[..., None]) -> None:
+    def __init__(self, host: Host, run: Claimed, request: StepRequest, ended: Ended, keeper: Keeper) -> None:
         assert host.observer is not None  # noqa: S101 - chosen for this
         self._observer = host.observer
         context = contextvars.copy_context()
         context.run(self._observer.attempt_begins, run, request, host.clock.now())
-        super().__init__(host, run, request, ended, tell, context)
+        super().__init__(host, run, request, ended, keeper, context)
 
     def _close(self, error: BaseException | None) -> None:
         if not self.over:

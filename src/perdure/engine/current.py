@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from perdure.errors import NotInWorkflow
 
@@ -29,11 +29,6 @@ class StepInfo(NamedTuple):
         """The same for every attempt of this step and different for any other: pass it to services."""
         return f"{self.run_id}/{self.key}"
 
-    @property
-    def info(self) -> StepInfo:
-        """Itself."""
-        return self
-
 
 class Running(Protocol):
     """A body that runs."""
@@ -42,11 +37,73 @@ class Running(Protocol):
     def info(self) -> StepInfo:
         """What it may know about itself; made when asked for."""
 
+    def emit(self, topic: str, value: Any) -> None:
+        """See `CurrentStep.emit`."""
+
+    async def flush(self) -> None:
+        """See `CurrentStep.flush`."""
+
+
+class CurrentStep(StepInfo):
+    """The step that is being run, as its body sees it."""
+
+    body: Running
+
+    def emit(self, topic: str, value: Any = None) -> None:
+        """
+        Put an entry into the run's journal while the step runs, for whoever watches the run.
+
+        It is visible, and durable, a few milliseconds later, and in any case before the step's outcome. It stays
+        when the attempt fails, and tells its attempt. Callable from any thread; a thread waits when too much has not
+        been stored yet.
+
+        Args:
+            topic: What readers know it by.
+            value: Any value that can be stored as JSON.
+
+        Raises:
+            NotSerializable, PayloadTooLarge: The value cannot be stored.
+            Overloaded: Too much of this run has not been stored yet, and the caller is on the event loop, which
+                must not wait: ``await current_step().flush()`` does.
+            TooManyEntries: The run's steps have emitted ``Limits(emitted_entries=…)``.
+            NotInWorkflow: The step is a transaction, which is visible as a whole or not at all.
+            StepOver: The body's outcome no longer counts. It is no `Exception`, so that it ends the body.
+        """
+        self.body.emit(topic, value)
+
+    async def flush(self) -> None:
+        """
+        Wait until everything that this run's steps have emitted so far is durable.
+
+        Raises:
+            StepOver: As for `emit`.
+        """
+        await self.body.flush()
+
+
+class Silent(NamedTuple):
+    """A body that may not emit: a transaction's."""
+
+    info: StepInfo
+
+    def emit(self, topic: str, value: Any) -> None:
+        """
+        Refuse.
+
+        Raises:
+            NotInWorkflow: Always.
+        """
+        problem = f"a transaction is visible as a whole or not at all, so it cannot emit {topic!r}: {value!r}"
+        raise NotInWorkflow(problem)
+
+    async def flush(self) -> None:
+        """There is nothing to wait for."""
+
 
 running_step: ContextVar[Running | None] = ContextVar("perdure_running_step", default=None)
 
 
-def current_step() -> StepInfo:
+def current_step() -> CurrentStep:
     """
     The step that the calling code runs in.
 
@@ -57,4 +114,6 @@ def current_step() -> StepInfo:
     if running is None:
         problem = "current_step() was called outside the body of a step"
         raise NotInWorkflow(problem)
-    return running.info
+    found = CurrentStep(*running.info)
+    found.body = running
+    return found

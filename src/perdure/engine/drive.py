@@ -61,16 +61,14 @@ class Driver:
         Args:
             journal: All of it, blobs resolved.
         """
-        self.host = host
-        self.run = run
-        self.workflow = workflow
+        self.host, self.run, self.workflow = host, run, workflow
         self.state = "driving"
         next_seq = journal[-1].seq + 1 if journal else 1
         base = base_time(journal, run.started_at)
         self.machine = Machine(run, host.payloads, present(journal), next_seq, base, key_prefix(journal))
         self._writer = Writer(host, run, self.machine, self.lose, self.crash)
         self._waits = Waits()
-        self._steps = Steps(host, self.machine, self._waits, self._now, self.attempt_ended)
+        self._steps = Steps(host, self.machine, self._waits, self._now, self.attempt_ended, self.deliver)
         self._grace = micros(workflow.settings.grace)
         self._deferred: list[tuple[Attempt, str, Any, BaseException | None]] = []
         # Whether a transaction of the workflow is being committed, whose entry must be the next one.
@@ -104,7 +102,7 @@ class Driver:
 
     @guarded
     def deliver(self, messages: list[Message]) -> None:
-        """Messages have come while the run is driven."""
+        """Messages have come while the run is driven, or it is time to store what bodies have emitted."""
         if self.state == "driving":
             self._waits.deliver(messages)
             self.advance()
@@ -233,6 +231,7 @@ class Driver:
 
     def _commit_or_begin(self) -> None:
         machine = self.machine
+        self._steps.note_due()
         if machine.history_length > self.host.limits.history_entries and not machine.compensating:
             self._fail(HistoryTooLong(self.run.id, self.host.limits.history_entries))
         elif self._writer.anything:
@@ -253,6 +252,7 @@ class Driver:
     def _commit(self) -> None:
         """Write what is new; if nothing else can move the run soon, park it with the same commit."""
         parking, now = self._may_park(), self._now()
+        self._steps.send_emitted()
         record = self._writer.record(now)
         if parking:
             record.park(self._first_time(), self._waits.topics(self.machine), now)
@@ -268,7 +268,7 @@ class Driver:
         quiet, machine = self._quiet, self.machine
         self._steps.committed(self.run, begin=not quiet)
         rests = self._steps.running and not (self._steps.ready or self._waits.mailbox or self._writer.anything)
-        if quiet or not rests or machine.done or machine.divergence is not None:
+        if quiet or not rests or machine.done or machine.divergence is not None or self._steps.due:
             self.advance()
         else:
             self._alarm.set(self._first_time())
@@ -330,7 +330,7 @@ class Driver:
             self._deferred.append((attempt, text, decoded, error))
             return
         request = attempt.request
-        self._steps.running.pop(request.key, None)
+        self._steps.gone(request.key)
         try:
             if self.machine.wanted.get(request.key) is not request:
                 pass

@@ -11,6 +11,7 @@ from perdure.model.entry import MARKS, OUTCOMES, PROGRESS, RESTARTS, Entry, Kind
 
 CHILD_ENDS = frozenset({Kind.CHILD_COMPLETED, Kind.CHILD_FAILED, Kind.STEP_CANCELLED})
 """What tells, under a child's key, that its parent no longer waits for it."""
+_SORTED_OUT = MARKS | {Kind.STEP_EMITTED}
 
 
 def present(journal: Sequence[Entry]) -> list[Entry]:
@@ -40,9 +41,9 @@ def standing(journal: Sequence[Entry]) -> list[Entry]:
     The entries of the present history as they were written, with the marks where it was taken up again.
 
     The journal only grows: a rerun keeps a part of what was before it, a skip leaves one entry out, and
-    continue_as_new begins again with nothing.
+    continue_as_new begins again with nothing. What steps have emitted is for readers and no part of it.
     """
-    if not any(entry.kind in MARKS for entry in journal):
+    if not any(entry.kind in _SORTED_OUT for entry in journal):
         return list(journal)
     kept: list[Entry] = []
     for entry in journal:
@@ -59,7 +60,7 @@ def standing(journal: Sequence[Entry]) -> list[Entry]:
         elif entry.kind == Kind.SKIPPED:
             skipped = _fields(entry).get("seq", 0)
             kept = [earlier for earlier in kept if earlier.seq != skipped]
-        elif entry.kind not in MARKS:
+        elif entry.kind not in _SORTED_OUT:
             kept.append(entry)
     return kept
 

@@ -15,6 +15,7 @@ from perdure.model.run import Claimed
 from perdure.store.operation import Done, Operation
 
 if TYPE_CHECKING:
+    from perdure.engine.cadence import Cadence
     from perdure.engine.drive import Driver
     from perdure.engine.machine import ChildStart
     from perdure.engine.observer import Observer
@@ -27,6 +28,7 @@ class Host(Protocol):
     Attributes:
         hold: Microseconds: shorter waits are sat out instead of parking the run.
         observer: Told of what happens; mostly there is none.
+        cadence: When what steps have emitted is stored.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -37,6 +39,7 @@ class Host(Protocol):
     threads: ThreadPoolExecutor
     hold: int
     observer: Observer | None
+    cadence: Cadence
 
     def submit(self, operation: Operation, done: Done) -> None:
         """Queue an operation of the store."""

@@ -87,6 +87,7 @@ class Machine:
         buffer: Entries that are not durable yet, in order.
         children: Child runs to insert with them.
         time: The run's time: that of the last outcome, microseconds since 1970.
+        left_out: Entries of the journal that are no part of the present history.
         divergence: Set when code and history disagree; the run must be paused (I12).
         when_done: Called when the workflow function has ended.
         undos: What would undo the run so far, in the order in which it was done; see `saga.Undo`.
@@ -118,7 +119,7 @@ class Machine:
         self._history = history
         self._position = 0
         self._next_seq = next_seq
-        self._left_out = next_seq - 1 - len(history)
+        self.left_out = next_seq - 1 - len(history)
         self.time = now
         self._over = ""
         self._timers: dict[asyncio.TimerHandle, TimerRequest] = {}
@@ -176,6 +177,11 @@ class Machine:
         """Note how far a step has come; the workflow does not see it."""
         self._append(kind, request.key, at, data, started_at, request.attempt, None)
 
+    def emitted(self, key: str, attempt: int, at: int, data: str) -> None:
+        """Note what a step's body has emitted: for readers, no part of the history that is replayed."""
+        self._append(Kind.STEP_EMITTED, key, max(at, self.time), data, None, attempt, None)
+        self.left_out += 1
+
     def end(self, kind: str, at: int) -> None:
         """Note the end of the run."""
         self._append(kind, "", at)
@@ -225,7 +231,7 @@ class Machine:
     @property
     def history_length(self) -> int:
         """Entries of the present history so far, durable or not."""
-        return self._next_seq - 1 - self._left_out
+        return self._next_seq - 1 - self.left_out
 
     @property
     def coming(self) -> Entry | None:

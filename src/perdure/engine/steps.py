@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,15 +11,17 @@ from perdure.clock import SECOND, micros
 from perdure.codec.failure import decode_error, message_of, seal_error
 from perdure.engine.attempt import Attempt, Ended, ObservedAttempt
 from perdure.engine.host import Host
+from perdure.engine.live import Live
 from perdure.engine.machine import Machine
 from perdure.engine.request import StepRequest
 from perdure.engine.waits import Waits
 from perdure.errors import StepInterrupted, StepTimedOut
 from perdure.model.entry import Kind
-from perdure.model.run import Claimed
+from perdure.model.run import Claimed, Message
 
 COMPENSATION_FAILED = "compensation_failed"
 MESSAGE_CHARS = 1_000
+_MAKING = threading.Lock()
 
 
 class Steps:
@@ -28,6 +31,7 @@ class Steps:
     Args:
         now: The run's time, which never goes back.
         ended: Called when a body has ended.
+        deliver: Called with no message when it is time to store what bodies have emitted.
 
     Attributes:
         stopped: The compensation that has failed for good, and its error: an operator must decide.
@@ -36,10 +40,29 @@ class Steps:
     """
 
     __slots__ = (
-        "_attempt", "_ended", "_host", "_machine", "_now", "_starting", "_waits", "ready", "running", "stopped",
+        "_attempt",
+        "_deliver",
+        "_ended",
+        "_host",
+        "_live",
+        "_machine",
+        "_now",
+        "_starting",
+        "_waits",
+        "ready",
+        "running",
+        "stopped",
     )  # fmt: skip
 
-    def __init__(self, host: Host, machine: Machine, waits: Waits, now: Callable[[], int], ended: Ended) -> None:
+    def __init__(  # noqa: PLR0917 - one per part; made for every run
+        self,
+        host: Host,
+        machine: Machine,
+        waits: Waits,
+        now: Callable[[], int],
+        ended: Ended,
+        deliver: Callable[[list[Message]], None],
+    ) -> None:
         self.ready: list[StepRequest] = []
         self.running: dict[str, Attempt] = {}
         self.stopped: tuple[StepRequest, BaseException] | None = None
@@ -49,6 +72,8 @@ class Steps:
         self._waits = waits
         self._now = now
         self._ended = ended
+        self._deliver = deliver
+        self._live: Live | None = None
         self._attempt = Attempt if host.observer is None else ObservedAttempt
 
     @property
@@ -76,6 +101,8 @@ class Steps:
     def committed(self, run: Claimed, *, begin: bool) -> None:
         """The commit is durable: begin what waited for it, unless the run is to come to rest."""
         starting, self._starting = self._starting, []
+        if self._live is not None:
+            self._live.stored()
         if begin:
             self.begin(run, starting)
         else:
@@ -90,15 +117,48 @@ class Steps:
             if request.transactional:
                 self.ready.append(request)
             else:
-                self.running[request.key] = self._attempt(self._host, run, request, self._ended, self._tell)
+                self.running[request.key] = self._attempt(self._host, run, request, self._ended, self)
 
-    def _tell(self, finish: Callable[..., None], *outcome: Any) -> None:
+    def tell(self, finish: Callable[..., None], *outcome: Any) -> None:
         """A body has ended: hear of it at once if it is the only one, else soon, as those beside it may end as well."""
         host = self._host
         if len(self.running) == 1 and host.alone:
             host.now(finish, *outcome)
         else:
             host.soon(finish, *outcome)
+
+    @property
+    def live(self) -> Live:
+        """Takes what bodies emit, in whatever threads; made when the first one does."""
+        found = self._live
+        if found is None:
+            with _MAKING:
+                found = self._live = self._live or Live(self._host, self._machine, self._deliver)
+        return found
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to store what bodies have emitted."""
+        return self._live is not None and self._live.due
+
+    def note_due(self) -> None:
+        """If it is time, what bodies have emitted goes into the journal here."""
+        if self._live is not None and self._live.due:
+            self._live.note()
+
+    def send_emitted(self) -> None:
+        """What bodies have emitted goes into the commit that begins now."""
+        if self._live is not None:
+            self._live.send()
+            if self.idle:
+                self._live.close()
+                self._live = None
+
+    def gone(self, key: str) -> None:
+        """This body has ended: what it has emitted comes before its outcome."""
+        self.running.pop(key, None)
+        if self._live is not None:
+            self._live.note()
 
     def begin_ready(self, run: Claimed) -> StepRequest | None:
         """Begin what is ready, as everything is durable; returns a transaction that is to run alone."""
@@ -113,12 +173,15 @@ class Steps:
             attempt.cancel()
 
     def stop(self) -> None:
-        """Stop all bodies; what they do from now on does not matter."""
+        """Stop all bodies; what they do from now on does not matter, what they have emitted does."""
         for attempt in self.running.values():
             attempt.cancel()
         self.running.clear()
         self.ready.clear()
         self._starting.clear()
+        if self._live is not None:
+            self._live.note()
+            self._live.close()
 
     def failed(self, request: StepRequest, error: BaseException, started_at: int) -> None:
         """An attempt has failed: note when the next one is due, or that the step has failed."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from perdure.engine.attempt import plain_call, tell_end
-from perdure.engine.current import StepInfo, running_step
+from perdure.engine.current import Silent, StepInfo, running_step
 from perdure.engine.host import Host
 from perdure.engine.request import StepRequest
 from perdure.errors import PerdureError
@@ -39,7 +39,7 @@ def transact(host: Host, run: Claimed, request: StepRequest, seq: int, done: Tra
 
     def body(transaction: Transaction) -> list[Line]:
         # A copy, as it is called again when the database was changed meanwhile.
-        context.run(running_step.set, StepInfo(run.id, run.workflow, request.key, request.attempt))
+        context.run(running_step.set, Silent(StepInfo(run.id, run.workflow, request.key, request.attempt)))
         value = context.copy().run(plain_call, request.step.fn, transaction, *request.args)
         what = f"The result of step {request.key!r}"
         text, decoded = request.returns.settle(value, what)

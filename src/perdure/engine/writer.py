@@ -11,6 +11,7 @@ from perdure.engine.machine import ChildStart, Machine
 from perdure.engine.outcome import cancel_request
 from perdure.engine.request import ChildRequest
 from perdure.errors import Overloaded, PerdureError, StoreError
+from perdure.model.entry import Kind
 from perdure.model.run import Claimed, Message
 from perdure.model.status import Status
 from perdure.store.operation import Row
@@ -76,8 +77,10 @@ class Writer:
         record.queued = run.queue is not None
         if machine.buffer:
             record.entries(machine.buffer)
+            # What a step has emitted is no progress: it may be what its next attempt emits again, and dies of.
+            moved = run.suspect and any(entry.kind != Kind.STEP_EMITTED for entry in machine.buffer)
             machine.buffer.clear()
-            if run.suspect:
+            if moved:
                 record.clear_suspicion()
                 self.run = run._replace(takeovers=0)
         if machine.compensating and run.status != Status.COMPENSATING:

@@ -4,7 +4,7 @@ Every error that perdure raises, and its stable code.
     PerdureError                     code, fields as attributes, a message that says what to do
     ├─ UsageError                    raised where something is defined or called
     │  ├─ DuplicateName  UnknownWorkflow  UnknownQueue  InvalidName  InvalidOption  InvalidInput
-    │  ├─ NotSerializable  PayloadTooLarge  HistoryTooLong
+    │  ├─ NotSerializable  PayloadTooLarge  HistoryTooLong  TooManyEntries
     │  └─ NotInWorkflow  BlockingCall  Stalled
     ├─ StateError                    what is stored forbids it
     │  ├─ RunNotFound  RunFinished  StartConflict  IllegalMove  StepNotFound  Divergence  Overloaded
@@ -18,7 +18,7 @@ Every error that perdure raises, and its stable code.
           SchemaTooNew  SchemaMissing  OperationRefused
 
     Terminal, RetryAfter             raised by users, inside steps
-    EngineSignal (BaseException)     control flow of the engine: ContinueAsNew; never stored
+    EngineSignal (BaseException)     control flow of the engine: ContinueAsNew, StepOver; never stored
 """
 
 from perdure.errors.base import PerdureError
@@ -34,7 +34,7 @@ from perdure.errors.run import (
     StepTimedOut,
     TooFewSucceeded,
 )
-from perdure.errors.signal import ContinueAsNew, EngineSignal
+from perdure.errors.signal import ContinueAsNew, EngineSignal, StepOver
 from perdure.errors.state import (
     CommandConflict,
     CommandInProgress,
@@ -74,6 +74,7 @@ from perdure.errors.usage import (
     NotSerializable,
     PayloadTooLarge,
     Stalled,
+    TooManyEntries,
     UnknownQueue,
     UnknownWorkflow,
     UsageError,
@@ -120,6 +121,7 @@ __all__ = [
     "StateError",
     "StepInterrupted",
     "StepNotFound",
+    "StepOver",
     "StepTimedOut",
     "StoreBusy",
     "StoreClosed",
@@ -130,6 +132,7 @@ __all__ = [
     "StoreUnavailable",
     "Terminal",
     "TooFewSucceeded",
+    "TooManyEntries",
     "UnknownQueue",
     "UnknownWorkflow",
     "UsageError",

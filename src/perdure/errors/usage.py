@@ -147,6 +147,22 @@ class HistoryTooLong(UsageError):
         )
 
 
+class TooManyEntries(UsageError):
+    """The steps of a run have emitted more entries than the limit."""
+
+    code = "too_many_entries"
+    run_id: str
+    limit: int
+
+    def __init__(self, run_id: str, limit: int) -> None:
+        super().__init__(
+            f"The steps of run {run_id!r} have emitted {limit:,} entries. Emit larger pieces, split the work into "
+            "child runs, or raise Limits(emitted_entries=…).",
+            run_id=run_id,
+            limit=limit,
+        )
+
+
 class NotInWorkflow(UsageError):
     """The context was used where no workflow is being driven."""
 

@@ -12,7 +12,8 @@ class Kind(StrEnum):
 
     Outcomes come from outside and are delivered to the workflow, one at a time, in journal order (I7).
     Notes are what the workflow itself asked for; replaying it must ask for the same again.
-    Progress tells how far a step has come; marks are about the run and are not replayed.
+    Progress tells how far a step has come; marks are about the run and are not replayed. What a step has emitted is
+    for readers only: no replay needs it, so no claim loads it.
     """
 
     # outcomes
@@ -28,6 +29,7 @@ class Kind(StrEnum):
     # progress of a step
     ATTEMPT_STARTED = "attempt_started"
     ATTEMPT_FAILED = "attempt_failed"
+    STEP_EMITTED = "step_emitted"
     # notes
     TIMER_SET = "timer_set"
     RECEIVE_STARTED = "receive_started"
@@ -54,7 +56,7 @@ OUTCOMES = frozenset({
     Kind.STEP_COMPLETED, Kind.STEP_FAILED, Kind.STEP_RESOLVED, Kind.TIMER_FIRED, Kind.SIGNAL_RECEIVED,
     Kind.CHILD_COMPLETED, Kind.CHILD_FAILED, Kind.CANCEL_REQUESTED, Kind.DEADLINE_REACHED,
 })  # fmt: skip
-PROGRESS = frozenset({Kind.ATTEMPT_STARTED, Kind.ATTEMPT_FAILED})
+PROGRESS = frozenset({Kind.ATTEMPT_STARTED, Kind.ATTEMPT_FAILED, Kind.STEP_EMITTED})
 NOTES = frozenset({
     Kind.TIMER_SET, Kind.RECEIVE_STARTED, Kind.CHILD_STARTED, Kind.EMITTED, Kind.ANNOTATED, Kind.PATCHED,
     Kind.STEP_CANCELLED, Kind.COMPENSATING,

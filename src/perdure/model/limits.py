@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from perdure.model.check import check_number
 
@@ -16,14 +16,18 @@ class Limits:
         payload_bytes: Largest input, output, signal or event, as JSON in UTF-8.
         inline_bytes: Payloads above this size go to the blob table, stored once by content.
         history_entries: Most journal entries of one run's present history.
+        emitted_entries: Most entries that the steps of one run may emit, which are no part of its history.
+        emitted_waiting: Most of them that may wait to be stored; their payloads may take `payload_bytes` together.
         queued_operations: Operations that may wait for the next commit before callers are refused.
     """
 
     payload_bytes: int = 32 * 1024 * 1024
     inline_bytes: int = 32 * 1024
     history_entries: int = 100_000
+    emitted_entries: int = 1_000_000
+    emitted_waiting: int = 10_000
     queued_operations: int = 100_000
 
     def __post_init__(self) -> None:
-        for option in ("payload_bytes", "inline_bytes", "history_entries", "queued_operations"):
-            check_number(f"Limits({option})", getattr(self, option), 1)
+        for option in fields(self):
+            check_number(f"Limits({option.name})", getattr(self, option.name), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 
 from perdure.errors import RunNotFound
@@ -40,13 +41,19 @@ async def load_messages(store: Store, numbers: list[int]) -> dict[int, list[Mess
 
 
 async def load_journals(store: Store, runs: Iterable[Claimed]) -> dict[int, list[Entry]]:
-    """The whole journals of these runs, by run, with large payloads in place."""
+    """The journals of these runs, by run, with large payloads in place."""
     return {run.number: await load_journal(store, run.number) for run in runs}
 
 
-async def load_journal(store: Store, number: int) -> list[Entry]:
-    """One run's whole journal, with large payloads in place."""
-    entries = [Entry(*row) for row in await store.rows("history", number)]
+async def load_journal(store: Store, number: int, *, whole: bool = False) -> list[Entry]:
+    """
+    One run's journal, with large payloads in place.
+
+    Args:
+        whole: With what its steps have emitted, which no replay needs; without, the last entry may be such a one.
+    """
+    rows = await (store.rows("entries", number, 0, sys.maxsize) if whole else store.rows("history", number))
+    entries = [Entry(*row) for row in rows]
     names = {entry.data for entry in entries if entry.data is not None and entry.data.startswith("@")}
     if not names:
         return entries

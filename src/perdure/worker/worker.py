@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from perdure import ids
 from perdure.clock import SECOND, Clock, micros
 from perdure.codec.payload import Payloads
+from perdure.engine.cadence import Cadence
 from perdure.engine.definition import Registry
 from perdure.engine.drive import Driver
 from perdure.engine.machine import ChildStart
@@ -105,6 +106,7 @@ class Worker:
         self._collector = Collector(self.loop, self.clock)
         self._calls = Calls(self.loop, self.store, self._collector)
         self.now, self.soon = self._calls.now, self._calls.soon
+        self.cadence = Cadence(self.loop, self.soon)
         self.threads = ThreadPoolExecutor(self.options.threads, "perdure-step")
         await self._register()
         self._state = "working"

@@ -108,6 +108,7 @@ order by due_at, number limit 1;
 -- their journals and owners afterwards is the latest.
 -- Runs of dead workers, and of such as were forgotten, become due again. A run that made no progress since its
 -- last take-over counts one more; at the limit it is paused instead, and says why.
+-- What a step has emitted is no progress, as its next attempt begins with nothing.
 _numbers := array(
   select number from perdure_runs
   where owner is not null
@@ -117,25 +118,29 @@ _numbers := array(
 update perdure_runs
 set owner = null, epoch = epoch + 1, waiting_for = null,
   takeovers = case when takeover_seq is not distinct from
-      (select max(j.seq) from perdure_journal j where j.run = number)
+      (select max(j.seq) from perdure_journal j where j.run = number and j.kind <> 'step_emitted')
     and takeovers > 0 then takeovers + 1 else 1 end,
-  takeover_seq = (select max(j.seq) from perdure_journal j where j.run = number),
+  takeover_seq = (select max(j.seq) from perdure_journal j where j.run = number and j.kind <> 'step_emitted'),
   status = case
     when takeovers + 1 >= :most_takeovers
-      and takeover_seq is not distinct from (select max(j.seq) from perdure_journal j where j.run = number)
+      and takeover_seq is not distinct from
+        (select max(j.seq) from perdure_journal j where j.run = number and j.kind <> 'step_emitted')
       then 'paused'
     when status = 'running' then 'queued' else status end,
   reason = case
     when takeovers + 1 >= :most_takeovers
-      and takeover_seq is not distinct from (select max(j.seq) from perdure_journal j where j.run = number)
+      and takeover_seq is not distinct from
+        (select max(j.seq) from perdure_journal j where j.run = number and j.kind <> 'step_emitted')
       then :reason end,
   due_at = case
     when takeovers + 1 >= :most_takeovers
-      and takeover_seq is not distinct from (select max(j.seq) from perdure_journal j where j.run = number)
+      and takeover_seq is not distinct from
+        (select max(j.seq) from perdure_journal j where j.run = number and j.kind <> 'step_emitted')
       then null else :now end,
   slot = case
     when slot = 2 and takeovers + 1 >= :most_takeovers
-      and takeover_seq is not distinct from (select max(j.seq) from perdure_journal j where j.run = number)
+      and takeover_seq is not distinct from
+        (select max(j.seq) from perdure_journal j where j.run = number and j.kind <> 'step_emitted')
       then 1 else slot end
 where number = any (_numbers) and owner is not null
   and owner not in (select w.number from perdure_workers w where w.state = 'alive' and w.lease_until >= :now)

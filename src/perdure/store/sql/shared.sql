@@ -348,8 +348,13 @@ select * from perdure_runs where id = :id;
 select * from perdure_runs where number = :number;
 
 -- name: history(run)
+-- What is replayed, and the last entry in any case: the journal goes on behind it. What steps have emitted is for
+-- readers, and may be much.
 select seq, kind, key, at, data, started_at, attempt, fingerprint
-from perdure_journal where run = :run order by seq;
+from perdure_journal
+where run = :run
+  and (kind <> 'step_emitted' or seq = (select max(m.seq) from perdure_journal m where m.run = :run))
+order by seq;
 
 -- name: entries(run, after, most)
 select seq, kind, key, at, data, started_at, attempt, fingerprint

@@ -103,24 +103,25 @@ order by due_at, number limit 1;
 -- differs: `is` compares nulls as equal.
 -- Runs of dead workers, and of such as were forgotten, become due again. A run that made no progress since its last take-over counts
 -- one more; at the limit it is paused instead, and says why.
+-- What a step has emitted is no progress, as its next attempt begins with nothing.
 update perdure_runs
 set owner = null, epoch = epoch + 1, waiting_for = null,
-  takeovers = case when takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number)
+  takeovers = case when takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number and j.kind <> 'step_emitted')
     and takeovers > 0 then takeovers + 1 else 1 end,
-  takeover_seq = (select max(j.seq) from perdure_journal j where j.run = number),
+  takeover_seq = (select max(j.seq) from perdure_journal j where j.run = number and j.kind <> 'step_emitted'),
   status = case
     when takeovers + 1 >= :most_takeovers
-      and takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number) then 'paused'
+      and takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number and j.kind <> 'step_emitted') then 'paused'
     when status = 'running' then 'queued' else status end,
   reason = case
     when takeovers + 1 >= :most_takeovers
-      and takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number) then :reason end,
+      and takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number and j.kind <> 'step_emitted') then :reason end,
   due_at = case
     when takeovers + 1 >= :most_takeovers
-      and takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number) then null else :now end,
+      and takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number and j.kind <> 'step_emitted') then null else :now end,
   slot = case
     when slot = 2 and takeovers + 1 >= :most_takeovers
-      and takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number) then 1 else slot end
+      and takeover_seq is (select max(j.seq) from perdure_journal j where j.run = number and j.kind <> 'step_emitted') then 1 else slot end
 where owner is not null
   and owner not in (select w.number from perdure_workers w where w.state = 'alive' and w.lease_until >= :now)
 returning :tag, 'expired', number, status;
