@@ -48,19 +48,28 @@ from perdure.worker.options import WorkerOptions
 if TYPE_CHECKING:
     from perdure.flow.builder import Entry, Flow
     from perdure.flow.state import State
+    from perdure.pipeline.batch import Batch, Pending
+    from perdure.pipeline.builder import Pipeline
+    from perdure.pipeline.context import StageContext
+    from perdure.pipeline.stage import Stage
 else:
-    _FLOWS = {"Entry": "builder", "Flow": "builder", "State": "state"}
+    _LATER = {
+        "Entry": "flow.builder", "Flow": "flow.builder", "State": "flow.state",
+        "Batch": "pipeline.batch", "Pending": "pipeline.batch", "Pipeline": "pipeline.builder",
+        "Stage": "pipeline.stage", "StageContext": "pipeline.context",
+    }  # fmt: skip
 
     def __getattr__(name: str) -> object:
-        """Import what declares flows when it is asked for: `import perdure` need not wait for it."""
-        if name not in _FLOWS:
+        """Import what declares flows and pipelines when it is asked for: `import perdure` need not wait for it."""
+        if name not in _LATER:
             problem = f"module 'perdure' has no attribute {name!r}"
             raise AttributeError(problem)
-        return getattr(import_module(f"perdure.flow.{_FLOWS[name]}"), name)
+        return getattr(import_module(f"perdure.{_LATER[name]}"), name)
 
 
 __all__ = [
     "App",
+    "Batch",
     "Child",
     "ChildFailed",
     "Codec",
@@ -75,7 +84,9 @@ __all__ = [
     "InvalidInput",
     "Limits",
     "MapResult",
+    "Pending",
     "PerdureError",
+    "Pipeline",
     "Queue",
     "Rate",
     "ReceiveTimedOut",
@@ -91,6 +102,8 @@ __all__ = [
     "RunInfo",
     "RunNotFound",
     "RunTimedOut",
+    "Stage",
+    "StageContext",
     "StartConflict",
     "State",
     "Status",

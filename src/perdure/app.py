@@ -46,6 +46,7 @@ from perdure.worker.worker import Worker
 
 if TYPE_CHECKING:
     from perdure.flow.builder import Flow
+    from perdure.pipeline.builder import Pipeline
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -263,6 +264,23 @@ class App:
                 self.registry.pick(child)
         workflow = compiled(flow, registered)
         self.registry.add(workflow)
+        return workflow
+
+    def pipeline(self, pipeline: Pipeline, /, **options: Any) -> Workflow[..., Any]:
+        """
+        Register a pipeline under its name; it is started like a workflow, with its input and its config.
+
+        Args:
+            options: Fields of `WorkflowOptions`, without the name.
+
+        Raises:
+            DuplicateName: Another workflow of this app has the name, and the version.
+        """
+        from perdure.pipeline.play import compiled  # noqa: PLC0415 - `import perdure` need not wait for it
+
+        workflow, *others = compiled(pipeline, workflow_options(options | {"name": pipeline.name}))
+        for made in (workflow, *others):
+            self.registry.add(made)
         return workflow
 
     def queue(self, name: str, **limits: Any) -> Queue:

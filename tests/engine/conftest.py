@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from postgreskit.server import store_url
 
-from perdure import App, Flow, RunEvent, RunInfo, WorkerOptions
+from perdure import App, Flow, Pipeline, RunEvent, RunInfo, WorkerOptions
 from perdure.clock import to_datetime
 from perdure.errors import RunCancelled, RunFailed
 from perdure.model.entry import ENDINGS, OUTCOMES
@@ -81,6 +81,8 @@ class Lab:
             fn, more = workflow if isinstance(workflow, tuple) else (workflow, {})
             if isinstance(fn, Flow):
                 app.flow(fn, **more)
+            elif isinstance(fn, Pipeline):
+                app.pipeline(fn, **more)
             else:
                 app.workflow(fn, **more) if not more else app.workflow(**more)(fn)
         return app
@@ -203,6 +205,10 @@ class Lab:
             await asyncio.sleep(0.1)
         raise AssertionError(f"{info} does not wait for {topic}")
 
+    def clock_time(self):
+        """The virtual time of day."""
+        return to_datetime(self.clock.now())
+
     def seconds(self) -> float:
         """Virtual time since its beginning."""
         return (self.clock.now() - START) / 1_000_000
@@ -213,7 +219,7 @@ class Lab:
 
 def name_of(workflow) -> str:
     fn, options = workflow if isinstance(workflow, tuple) else (workflow, {})
-    return fn.name if isinstance(fn, Flow) else options.get("name", fn.__name__)
+    return fn.name if isinstance(fn, Flow | Pipeline) else options.get("name", fn.__name__)
 
 
 def vars_of(error):

@@ -9,6 +9,7 @@ def test_public_names():
     """A public name has gone, come or moved without anybody deciding so."""
     assert sorted(perdure.__all__) == [
         "App",
+        "Batch",
         "Child",
         "ChildFailed",
         "Codec",
@@ -23,7 +24,9 @@ def test_public_names():
         "InvalidInput",
         "Limits",
         "MapResult",
+        "Pending",
         "PerdureError",
+        "Pipeline",
         "Queue",
         "Rate",
         "ReceiveTimedOut",
@@ -39,6 +42,8 @@ def test_public_names():
         "RunInfo",
         "RunNotFound",
         "RunTimedOut",
+        "Stage",
+        "StageContext",
         "StartConflict",
         "State",
         "Status",

@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import perdure.cli.steer  # noqa: F401 - its commands join those of run
-from perdure.cli import db, doctor, flow, queue, run, worker
+from perdure.cli import db, doctor, flow, pipeline, queue, run, worker
 from perdure.cli.command import Session, command
 from perdure.cli.exits import INTERRUPTED, UNEXPECTED, USAGE, table
 from perdure.cli.output import plain, visible
@@ -25,7 +25,7 @@ from perdure.errors import PerdureError, UsageError
 _BadCommandLine: type[Exception] = typer.BadParameter.__mro__[2]
 
 
-_ORDER = ("run", "flow", "queue", "worker", "workers", "db", "doctor", "exit-codes")
+_ORDER = ("run", "flow", "pipeline", "queue", "worker", "workers", "db", "doctor", "exit-codes")
 
 
 class Root(TyperGroup):
@@ -98,6 +98,7 @@ app = typer.Typer(
 )
 app.add_typer(run.group, name="run")
 app.add_typer(flow.group, name="flow")
+app.add_typer(pipeline.group, name="pipeline")
 app.add_typer(queue.group, name="queue")
 command(app, "worker", database=False)(worker.work)
 command(app, "workers")(worker.workers)

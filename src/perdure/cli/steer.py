@@ -27,6 +27,16 @@ Key = Annotated[
 ]
 
 
+Stage = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="STAGE",
+        help="Do this stage of a pipeline, or node of a flow, again, with its group and all behind it. Needs --app.",
+    ),
+]
+
+
 async def _tell(session: Session, app: App, run_id: str, done: str) -> None:
     """Print how the run stands after what was done to it."""
     info = await app.handle(run_id).info()
@@ -114,6 +124,7 @@ async def fork(
     run_id: RunId,
     *,
     before: Key = None,
+    stage: Stage = None,
     fork_id: Annotated[str | None, typer.Option("--id", help="The new run's id; made up when left out.")] = None,
 ) -> None:
     """
@@ -122,7 +133,7 @@ async def fork(
     Prints the new run's id. Without --before it keeps all of the history; --before "" keeps none of it.
     """
     async with session.connected() as app:
-        handle = await app.client.fork(run_id, before=before, id=fork_id)
+        handle = await app.client.fork(run_id, before=before, stage=stage, id=fork_id)
         if session.out.as_json:
             session.out.document({"run": await handle.info()})
         else:
@@ -135,6 +146,7 @@ async def rerun(
     run_id: RunId,
     *,
     before: Key = None,
+    stage: Stage = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep all outcomes, as when only the workflow's own code was at fault.")
     ] = False,
@@ -142,14 +154,14 @@ async def rerun(
     """
     Do a run again in place.
 
-    It begins at the beginning, unless --before or --keep says otherwise, as a new generation of the same run; the
-    journal of the old one is kept.
+    It begins at the beginning, unless --before, --from or --keep says otherwise, as a new generation of the same run;
+    the journal of the old one is kept.
     """
-    if keep and before is not None:
+    if keep and (before is not None or stage is not None):
         option = "--keep"
-        raise InvalidOption(option, "it keeps everything, and --before does not; use one of them")
+        raise InvalidOption(option, "it keeps everything, and --before and --from do not; use one of them")
     async with session.connected() as app:
-        await app.client.rerun(run_id, before=None if keep else before or "")
+        await app.client.rerun(run_id, before=None if keep else before or "", stage=stage)
         await _tell(session, app, run_id, "To be run again.")
 
 

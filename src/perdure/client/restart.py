@@ -8,7 +8,16 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from perdure import ids
-from perdure.engine.history import CHILD_ENDS, base_time, cut, cut_before, cut_before_end, key_prefix, standing
+from perdure.engine.history import (
+    CHILD_ENDS,
+    base_time,
+    cut,
+    cut_before,
+    cut_before_end,
+    cut_before_names,
+    key_prefix,
+    standing,
+)
 from perdure.engine.request import child_topic
 from perdure.engine.saga import SUFFIX
 from perdure.engine.waits import CANCEL, PAUSE
@@ -37,6 +46,15 @@ def guarded(guards: list[Line], lines: Iterable[Line], *, changed: Iterable[int]
     return Operation(guards, changed=changed, makes_due=True, body=lambda _transaction: then)
 
 
+Before = str | frozenset[str] | None
+"""
+What to do again, with all that came after it.
+
+A key, or "" for the beginning; the names that the keys of some parts of a declared workflow begin with; None for
+nothing that has been done.
+"""
+
+
 class Snapshot(NamedTuple):
     """
     A run and its journal, read together.
@@ -50,16 +68,18 @@ class Snapshot(NamedTuple):
     journal: list[Entry]
     history: list[Entry]
 
-    def cut(self, before: str | None) -> int:
+    def cut(self, before: Before) -> int:
         """
         The seq of the last entry to keep; see `Steering.fork` for `before`.
 
         Raises:
-            StepNotFound: Nothing was delivered under this key.
+            StepNotFound: Nothing was delivered under this key, or recorded of these names.
             IllegalMove: What would be kept as done was compensated since.
         """
         if before is None:
             keep = cut_before_end(self.history, completed=self.row.status == Status.COMPLETED)
+        elif isinstance(before, frozenset):
+            keep = cut_before_names(self.row.id, self.history, before)
         else:
             keep = cut_before(self.row.id, self.history, before)
         dropped = {entry.key for entry in self.history if entry.seq > keep and entry.kind in _UNDONE}
@@ -87,7 +107,7 @@ async def snapshot(store: Store, run_id: str) -> Snapshot:
     raise RunNotFound(run_id)
 
 
-async def rerun_of(store: Store, source: Snapshot, before: str | None, now: int) -> Operation:
+async def rerun_of(store: Store, source: Snapshot, before: Before, now: int) -> Operation:
     """
     The operation that makes a run that nobody owns a new generation of itself.
 
@@ -157,7 +177,7 @@ async def _children_again(store: Store, row: RunRow, history: list[Entry], keep:
     return lines
 
 
-async def fork_of(store: Store, source: Snapshot, before: str | None, fork_id: str, now: int) -> Operation:
+async def fork_of(store: Store, source: Snapshot, before: Before, fork_id: str, now: int) -> Operation:
     """
     The operation that inserts a fork, with its history and the children that it needs.
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from perdure import ids
 from perdure.client.handle import RunHandle
-from perdure.client.restart import fork_of, guarded, rerun_of, snapshot
+from perdure.client.restart import Before, fork_of, guarded, rerun_of, snapshot
 from perdure.client.stuck import known_names
 from perdure.clock import Clock
 from perdure.codec.payload import Payloads
@@ -159,6 +159,7 @@ class Steering(ABC):
         run_id: str,
         *,
         before: str | None = None,
+        stage: str | None = None,
         id: str | None = None,
     ) -> RunHandle[Any]:
         """
@@ -173,21 +174,25 @@ class Steering(ABC):
             before: Key of the step, timer, signal or child to do again, with everything that was delivered
                 after it; "" to begin at the beginning; None to keep all of it, except a cancellation or
                 deadline that has ended the other run.
+            stage: Instead, the id of a pipeline's stage, or the name of a flow's node: begin with its group.
             id: The fork's id; made up when left out.
 
         Raises:
             RunNotFound: There is no such run.
-            StepNotFound: Nothing was delivered under this key.
+            StepNotFound: Nothing was delivered under this key, or the run has not come to this stage.
+            InvalidOption: There is no such stage, or `before` and `stage` were given.
+            UnknownWorkflow: `stage` was given, and the pipeline is not registered here.
             StartConflict: The id belongs to a run that is not this fork.
         """
         now = self._clock.now()
         fork_id = ids.run_id(now) if id is None else ids.check_id("run id", id)
         for last in (False, False, True):
             source = await snapshot(self.store, run_id)
-            if await self._apply(await fork_of(self.store, source, before, fork_id, now)):
+            again = self._begin(source.row, before, stage, None)
+            if await self._apply(await fork_of(self.store, source, again, fork_id, now)):
                 break
             # If it is not taken, the other run may have forgotten its history meanwhile, and what to copy is gone.
-            if await self._is_fork(run_id, fork_id, f"{run_id}@{source.cut(before)}", last=last):
+            if await self._is_fork(run_id, fork_id, f"{run_id}@{source.cut(again)}", last=last):
                 break
         return self.handle(fork_id, self._registry.known(source.row.workflow))
 
@@ -203,7 +208,19 @@ class Steering(ABC):
             raise StartConflict(fork_id, problem)
         return row is not None
 
-    async def rerun(self, run_id: str, *, before: str | None = "") -> None:
+    def _begin(self, row: RunRow, before: str | None, stage: str | None, unsaid: str | None) -> Before:
+        """Where a fork or a rerun begins."""
+        if stage is None:
+            return before
+        option = "stage"
+        if before != unsaid:
+            raise InvalidOption(option, "it says where to begin, and `before` does too; use one of them")
+        parts = self._registry.get(row.workflow).parts
+        if stage not in parts:
+            raise InvalidOption(option, f"{row.workflow!r} has no {stage!r} (it has {', '.join(parts) or 'no stages'})")
+        return parts[stage]
+
+    async def rerun(self, run_id: str, *, before: str | None = "", stage: str | None = None) -> None:
         """
         Do a run again in place, from one of its steps: the same run in a new generation, due at once.
 
@@ -215,10 +232,11 @@ class Steering(ABC):
 
         Args:
             before: As for `fork`: a key, "" for the beginning (the default), None to keep everything.
+            stage: As for `fork`: do the group of this stage again, and all behind it.
 
         Raises:
             RunNotFound: There is no such run.
-            StepNotFound: Nothing was delivered under this key.
+            StepNotFound, InvalidOption, UnknownWorkflow: As for `fork`.
             IllegalMove: It is neither paused nor has it ended.
         """
         for _ in range(TRIES):
@@ -226,7 +244,8 @@ class Steering(ABC):
             row = source.row
             if row.owner is not None or row.status not in _RERUNNABLE:
                 raise IllegalMove(run_id, row.status, "be run again")
-            if await self._apply(await rerun_of(self.store, source, before, self._clock.now())):
+            again = self._begin(row, before, stage, "")
+            if await self._apply(await rerun_of(self.store, source, again, self._clock.now())):
                 return
         raise _changing(run_id)
 

@@ -237,6 +237,21 @@ def _explain(error: Exception | None) -> str:
     return "; ".join(shown)[:_SHOWN_LENGTH]
 
 
+def schema_of(annotation: Any) -> dict[str, Any]:
+    """The JSON schema of a type, for those who are to write a value of it."""
+    found: dict[str, Any] = _pydantic().TypeAdapter(annotation).json_schema()
+    return found
+
+
+def problems_of(error: BaseException) -> list[tuple[str, str]]:
+    """All that is wrong with a value that was refused: the path of each field and its problem."""
+    cause = error.__cause__
+    if not isinstance(cause, _pydantic().ValidationError):
+        return [("", str(error))]
+    problems = cause.errors(include_url=False, include_context=False, include_input=False)
+    return [(".".join(map(str, problem["loc"])), problem["msg"]) for problem in problems]
+
+
 def _summary(error: Exception | None) -> str:
     name = type(error).__name__
     text = " ".join(str(error).partition("\n\n")[0].split())

@@ -76,7 +76,7 @@ class Attempt:
     @property
     def info(self) -> StepInfo:
         """What the body may know about itself."""
-        return StepInfo(self._run.id, self._run.workflow, self.request.key, self.request.attempt)
+        return StepInfo(self._run.id, self._run.workflow, self.request.key, self.request.attempt, self._run.generation)
 
     def emit(self, topic: str, value: Any) -> None:
         """See `CurrentStep.emit`."""

@@ -17,12 +17,14 @@ class StepInfo(NamedTuple):
         workflow: Its workflow's name.
         key: The step's key in the run's journal.
         attempt: From 1.
+        generation: The run's: 1, and one more with each rerun.
     """
 
     run_id: str
     workflow: str
     key: str
     attempt: int
+    generation: int = 1
 
     @property
     def idempotency_key(self) -> str:
@@ -32,6 +34,10 @@ class StepInfo(NamedTuple):
 
 class Running(Protocol):
     """A body that runs."""
+
+    @property
+    def over(self) -> bool:
+        """Whether its outcome counts no more: it has timed out or was cancelled."""
 
     @property
     def info(self) -> StepInfo:
@@ -85,6 +91,11 @@ class Silent(NamedTuple):
     """A body that may not emit: a transaction's."""
 
     info: StepInfo
+
+    @property
+    def over(self) -> bool:
+        """No: a transaction's outcome counts until it is committed."""
+        return False
 
     def emit(self, topic: str, value: Any) -> None:
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from asyncio import events
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property, update_wrapper
@@ -197,6 +197,8 @@ class Workflow(Generic[P, R]):
     Attributes:
         version: "" for none.
         stored_as: What its runs are stored under, and workers know it by: name and version.
+        declared: What it was compiled from, if it was declared as data.
+        parts: By the name of a part of that, what the keys begin with of all that is done again with it.
     """
 
     _types: Callable[P, R]  # of no value: it carries the types to the signatures of start and call
@@ -219,6 +221,8 @@ class Workflow(Generic[P, R]):
         self.version = options.version
         self.stored_as = pin(self.name, self.version)
         self.is_async = inspect.iscoroutinefunction(fn)
+        self.declared: Any = None
+        self.parts: Mapping[str, frozenset[str]] = {}
 
     @cached_property
     def call(self) -> CallCodec:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from perdure.errors import StepNotFound
 from perdure.model.entry import MARKS, OUTCOMES, PROGRESS, RESTARTS, Entry, Kind
 
+_STOPS = frozenset({Kind.CANCEL_REQUESTED, Kind.DEADLINE_REACHED})
+_FIRST_NAME = re.compile(r"[^#/]+")
 CHILD_ENDS = frozenset({Kind.CHILD_COMPLETED, Kind.CHILD_FAILED, Kind.STEP_CANCELLED})
 """What tells, under a child's key, that its parent no longer waits for it."""
 _SORTED_OUT = MARKS | {Kind.STEP_EMITTED}
+
+
+def first_name(key: str) -> str:
+    """What a key begins with: of a declared workflow, the name of one of its parts."""
+    found = _FIRST_NAME.match(key)
+    return found.group() if found else ""
 
 
 def present(journal: Sequence[Entry]) -> list[Entry]:
@@ -112,6 +121,28 @@ def cut_before(run_id: str, history: Sequence[Entry], key: str) -> int:
     raise StepNotFound(run_id, key)
 
 
+def cut_before_names(run_id: str, history: Sequence[Entry], names: frozenset[str]) -> int:
+    """
+    Where to cut a history so that parts of a declared workflow are done again.
+
+    Args:
+        names: What the keys of these parts begin with.
+
+    Returns:
+        The seq of the last entry to keep: the one before the first of theirs, or before the cancellation or deadline
+        that has stopped them.
+
+    Raises:
+        StepNotFound: There is nothing of them.
+    """
+    mine = [place for place, entry in enumerate(history) if first_name(entry.key) in names]
+    if not mine:
+        raise StepNotFound(run_id, min(names))
+    stopped = (place for place, entry in enumerate(history) if entry.kind in _STOPS)
+    place = min(mine[0], next(stopped, mine[0]))
+    return history[place - 1].seq if place else 0
+
+
 def cut_before_end(history: Sequence[Entry], *, completed: bool) -> int:
     """
     Where to cut a history so that all of it is kept, but not the cancellation or deadline that ended it.
@@ -123,7 +154,7 @@ def cut_before_end(history: Sequence[Entry], *, completed: bool) -> int:
         The seq of the last entry to keep; 0 to keep none.
     """
     for place, entry in enumerate(() if completed else history):
-        if entry.kind in {Kind.CANCEL_REQUESTED, Kind.DEADLINE_REACHED}:
+        if entry.kind in _STOPS:
             return history[place - 1].seq if place else 0
     return history[-1].seq if history else 0
 

@@ -39,7 +39,9 @@ def transact(host: Host, run: Claimed, request: StepRequest, seq: int, done: Tra
 
     def body(transaction: Transaction) -> list[Line]:
         # A copy, as it is called again when the database was changed meanwhile.
-        context.run(running_step.set, Silent(StepInfo(run.id, run.workflow, request.key, request.attempt)))
+        context.run(
+            running_step.set, Silent(StepInfo(run.id, run.workflow, request.key, request.attempt, run.generation))
+        )
         value = context.copy().run(plain_call, request.step.fn, transaction, *request.args)
         what = f"The result of step {request.key!r}"
         text, decoded = request.returns.settle(value, what)

@@ -4,6 +4,7 @@ Every error that perdure raises, and its stable code.
     PerdureError                     code, fields as attributes, a message that says what to do
     ├─ UsageError                    raised where something is defined or called
     │  ├─ DuplicateName  UnknownWorkflow  UnknownQueue  InvalidName  InvalidOption  InvalidInput
+    │  ├─ InvalidConfig  MissingOutput
     │  ├─ NotSerializable  PayloadTooLarge  HistoryTooLong  TooManyEntries
     │  └─ NotInWorkflow  BlockingCall  Stalled
     ├─ StateError                    what is stored forbids it
@@ -12,7 +13,7 @@ Every error that perdure raises, and its stable code.
     │  └─ CommandConflict  CommandInProgress  CommandOvertaken
     ├─ RunError                      what a waiter or a workflow sees
     │  ├─ RunFailed  RunCancelled  RunTimedOut  ChildFailed  TooFewSucceeded
-    │  └─ StepTimedOut  StepInterrupted  ReceiveTimedOut  RecordedError
+    │  └─ StepTimedOut  StepInterrupted  ReceiveTimedOut  RecordedError  BatchTimedOut
     └─ StoreError                    the database (retryable says whether trying again can help)
        └─ StoreUnavailable  StoreBusy  StoreFull  StoreReadOnly  StoreCorrupt  StoreClosed
           SchemaTooNew  SchemaMissing  OperationRefused
@@ -23,6 +24,7 @@ Every error that perdure raises, and its stable code.
 
 from perdure.errors.base import PerdureError
 from perdure.errors.run import (
+    BatchTimedOut,
     ChildFailed,
     ReceiveTimedOut,
     RecordedError,
@@ -67,9 +69,11 @@ from perdure.errors.usage import (
     BlockingCall,
     DuplicateName,
     HistoryTooLong,
+    InvalidConfig,
     InvalidInput,
     InvalidName,
     InvalidOption,
+    MissingOutput,
     NotInWorkflow,
     NotSerializable,
     PayloadTooLarge,
@@ -82,6 +86,7 @@ from perdure.errors.usage import (
 from perdure.errors.user import RetryAfter, Terminal
 
 __all__ = [
+    "BatchTimedOut",
     "BlockingCall",
     "ChildFailed",
     "CommandConflict",
@@ -94,9 +99,11 @@ __all__ = [
     "EngineSignal",
     "HistoryTooLong",
     "IllegalMove",
+    "InvalidConfig",
     "InvalidInput",
     "InvalidName",
     "InvalidOption",
+    "MissingOutput",
     "NotInWorkflow",
     "NotSerializable",
     "OperationRefused",

@@ -119,6 +119,22 @@ class StepTimedOut(RunError, TimeoutError):
         )
 
 
+class BatchTimedOut(RunError):
+    """A batch was not ready at its deadline."""
+
+    code = "batch_timed_out"
+    http_status = 504
+    stage: str
+    seconds: float
+
+    def __init__(self, stage: str, seconds: float) -> None:
+        super().__init__(
+            f"The batch of stage {stage!r} was not ready {seconds:g} s after its submission.",
+            stage=stage,
+            seconds=seconds,
+        )
+
+
 class StepInterrupted(RunError):
     """The worker died during an attempt that may run at most once."""
 

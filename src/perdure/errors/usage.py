@@ -97,6 +97,47 @@ class InvalidInput(UsageError):
         super().__init__(f"{what} does not have its declared type: {problem}", what=what, problem=problem)
 
 
+class InvalidConfig(UsageError):
+    """
+    The config of a pipeline's run does not fit its stages.
+
+    Attributes:
+        problems: All there are, each as "stage.field: problem".
+    """
+
+    code = "invalid_config"
+    http_status = 422
+    pipeline: str
+    problems: list[str]
+
+    def __init__(self, pipeline: str, problems: list[str]) -> None:
+        shown = "".join(f"\n    {problem}" for problem in problems)
+        super().__init__(
+            f"The config does not fit the pipeline {pipeline!r}, so nothing was started:{shown}",
+            pipeline=pipeline,
+            problems=problems,
+        )
+
+
+class MissingOutput(UsageError):
+    """A stage requires the output of one that has given none before it."""
+
+    code = "missing_output"
+    stage: str
+    wanted: str
+    there: list[str]
+
+    def __init__(self, stage: str, wanted: str, there: list[str]) -> None:
+        known = ", ".join(there) or "none"
+        super().__init__(
+            f"Stage {stage!r} requires the output of {wanted!r}, and sees those of: {known}. Name it among the "
+            "dependencies of the stage, or ask with optional().",
+            stage=stage,
+            wanted=wanted,
+            there=there,
+        )
+
+
 class NotSerializable(UsageError):
     """A value cannot be written as JSON."""
 

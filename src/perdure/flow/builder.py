@@ -8,9 +8,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from perdure.clock import from_datetime, micros
+from perdure.declared.call import must_take, takes
+from perdure.declared.part import DEFAULT_RETRY, check_part_name
 from perdure.engine.definition import Step, StepOptions, Workflow
 from perdure.engine.machine import MISSING
-from perdure.errors import DuplicateName, InvalidName, InvalidOption
+from perdure.errors import DuplicateName, InvalidOption
 from perdure.flow.node import (
     ChildNode,
     FlowNode,
@@ -24,13 +26,10 @@ from perdure.flow.node import (
     StepNode,
     Task,
 )
-from perdure.flow.state import must_take, takes
 from perdure.ids import check_name
 from perdure.model.check import check_number
-from perdure.model.retry import NO_RETRY, Retry
+from perdure.model.retry import NO_RETRY
 
-DEFAULT_RETRY = Retry(max_attempts=3, delay=2.0, backoff=2.0, jitter=0.5)
-"""How a function of a flow is tried that has no policy of its own."""
 Target = Any
 """A function or a step, which becomes a step; a workflow, which becomes a child run; or a flow, which is run inside."""
 
@@ -252,7 +251,7 @@ class Flow:
         return self._with(ChildNode(name, when, _child(name, given, workflow, compensate)))
 
     def _with(self, node: Node) -> Flow:
-        _check_node_name(node.name)
+        check_part_name("node of a flow", node.name)
         taken = {node.name for node in self.nodes} | {name for node in self.nodes for name in node.names}
         for name in _once((node.name, *node.names)):
             if name in taken:
@@ -270,13 +269,6 @@ def _once(names: Iterable[str]) -> Iterable[str]:
     yield own
     if rest != [own]:
         yield from rest
-
-
-def _check_node_name(name: Any) -> None:
-    what = "node of a flow"
-    check_name(what, name)
-    if "#" in name:
-        raise InvalidName(what, name, "perdure marks the parts of a node with '#' in the journal")
 
 
 def _entry(target: Target | Entry, options: dict[str, Any]) -> tuple[Target, Given | None, dict[str, Any]]:
@@ -307,7 +299,7 @@ def _task(  # noqa: PLR0917 - what a task is made of
         InvalidName: Its name cannot be part of a journal key.
         InvalidOption: It is nothing that can be done, or an option is wrong.
     """
-    _check_node_name(name)
+    check_part_name("node of a flow", name)
     what = f"node {name!r}"
     if given is not None:
         must_take(f"{what}: given", given, "state")

@@ -4,72 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
+from perdure.declared.standing import (
+    COLOURS,
+    MEANING,
+    PENDING,
+    UNDOING,
+    Event,
+    Standing,
+    chart,
+    name_of,
+    span_text,
+    standing_events,
+    text_in,
+    worst,
+)
 from perdure.engine.saga import SUFFIX
 from perdure.flow.builder import Flow
 from perdure.flow.node import LoopNode, Node, ParallelNode, RouteNode, SignalNode, SleepNode, StepNode, Task
-from perdure.model.entry import MARKS, Kind
+from perdure.model.entry import Kind
 from perdure.model.status import TERMINAL, Status
 
-
-class Event(Protocol):
-    """A journal entry, such as `RunHandle.events` gives."""
-
-    @property
-    def seq(self) -> int:
-        """Its position."""
-
-    @property
-    def kind(self) -> str:
-        """What it records."""
-
-    @property
-    def key(self) -> str:
-        """Which operation it belongs to."""
-
-    @property
-    def data(self) -> Any:
-        """Its payload as plain data."""
-
-
-class Standing(NamedTuple):
-    """
-    How far a run has come with one node or part of a node.
-
-    Attributes:
-        status: "pending", "running", "waiting", "retrying", "completed", "failed", "cancelled", "skipped",
-            "compensating" or "compensated".
-        detail: The branch that was chosen, or how many iterations were done.
-    """
-
-    status: str
-    detail: str = ""
-
-
 _SEPARATOR = re.compile(r"[#/]")
-PENDING = Standing("pending")
-_MEANING = {
-    Kind.STEP_COMPLETED: "completed",
-    Kind.STEP_FAILED: "failed",
-    Kind.ATTEMPT_STARTED: "running",
-    Kind.ATTEMPT_FAILED: "retrying",
-    Kind.STEP_CANCELLED: "cancelled",
-    Kind.TIMER_SET: "waiting",
-    Kind.RECEIVE_STARTED: "waiting",
-    Kind.TIMER_FIRED: "completed",
-    Kind.SIGNAL_RECEIVED: "completed",
-    Kind.CHILD_STARTED: "running",
-    Kind.CHILD_COMPLETED: "completed",
-    Kind.CHILD_FAILED: "failed",
-}
-_UNDOING = {Kind.STEP_COMPLETED: "compensated", Kind.STEP_RESOLVED: "compensated", Kind.ATTEMPT_FAILED: "compensating"}
-_WORST = ("failed", "compensating", "retrying", "waiting", "running", "cancelled", "compensated", "completed")
-_COLOURS = {
-    "running": "#cfe3ff", "waiting": "#fff1c2", "retrying": "#ffdcb3", "completed": "#cdeccd", "failed": "#ffc9c9",
-    "cancelled": "#dddddd", "skipped": "#f4f4f4", "compensating": "#e7d3ff", "compensated": "#d9d2e9",
-}  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------- as data
@@ -81,7 +38,7 @@ def as_data(flow: Flow, standings: Mapping[str, Standing] | None = None) -> dict
 def _node_data(node: Node, standings: Mapping[str, Standing] | None) -> dict[str, Any]:
     data: dict[str, Any] = {"kind": node.kind, "name": node.name}
     if node.when is not None:
-        data["when"] = _name_of(node.when)
+        data["when"] = name_of(node.when)
     data |= _details(node)
     if standings is not None:
         data |= _told(standings.get(node.name, PENDING))
@@ -103,9 +60,9 @@ def _details(node: Node) -> dict[str, Any]:
         other = {} if node.otherwise is None else {"otherwise": _task_data(node.otherwise)}
         return {"by": node.choose.target, "branches": branches, **other}
     if isinstance(node, SleepNode):
-        return {"until": _span(node.until)}
+        return {"until": span_text(node.until)}
     if isinstance(node, SignalNode):
-        return {"signal": node.signal, "timeout": None if node.timeout is None else _span(node.timeout)}
+        return {"signal": node.signal, "timeout": None if node.timeout is None else span_text(node.timeout)}
     return {}
 
 
@@ -118,18 +75,8 @@ def _task_data(task: Task) -> dict[str, Any]:
     if task.flow is not None:
         data["flow"] = as_data(task.flow)
     if task.undone_by is not None:
-        data["compensate"] = _name_of(task.undone_by)
+        data["compensate"] = name_of(task.undone_by)
     return data
-
-
-def _name_of(fn: Any) -> str:
-    return str(getattr(fn, "__name__", fn))
-
-
-def _span(value: Any) -> str:
-    if isinstance(value, timedelta | datetime):
-        return str(value)
-    return _name_of(value) if callable(value) else f"{value:g} s"
 
 
 # ------------------------------------------------------------------------------------------ the state
@@ -142,9 +89,9 @@ def standings(flow: Flow, events: Iterable[Event], status: str) -> dict[str, Sta
         status: The run's.
     """
     parts: dict[str, dict[str, Standing]] = {}
-    for event in _standing_events(events):
+    for event in standing_events(events):
         undone = event.key.endswith(SUFFIX)
-        meaning = (_UNDOING if undone else _MEANING).get(Kind(event.kind))
+        meaning = (UNDOING if undone else MEANING).get(Kind(event.kind))
         if meaning is not None:
             if event.kind == Kind.STEP_RESOLVED and event.data["decision"] == "skip":
                 meaning = "completed"  # what an operator left as it is stays done
@@ -172,25 +119,8 @@ def standings(flow: Flow, events: Iterable[Event], status: str) -> dict[str, Sta
     return found
 
 
-def _standing_events(events: Iterable[Event]) -> list[Event]:
-    """Without what reruns have dropped."""
-    kept: list[Event] = []
-    for event in events:
-        if event.kind == Kind.RERUN:
-            keep = (event.data or {}).get("keep", 0)
-            kept = [earlier for earlier in kept if earlier.seq <= keep]
-        elif event.kind not in MARKS:
-            kept.append(event)
-    return kept
-
-
-def _worst(parts: dict[str, Standing]) -> str:
-    statuses = {standing.status for standing in parts.values()}
-    return next(status for status in _WORST if status in statuses)
-
-
 def _summary(node: Node, parts: dict[str, Standing]) -> Standing:
-    status = _worst(parts)
+    status = worst(parts)
     if isinstance(node, ParallelNode) and status == "completed" and len(parts) < len(node.entries):
         status = "running"
     if isinstance(node, LoopNode):
@@ -200,7 +130,7 @@ def _summary(node: Node, parts: dict[str, Standing]) -> Standing:
         known = chosen in node.branches or node.otherwise is not None
         rest = {part: standing for part, standing in parts.items() if part != "route"}
         if rest:
-            return Standing(_worst(rest), chosen)
+            return Standing(worst(rest), chosen)
         return Standing("running" if known and status == "completed" else status, chosen)
     return Standing(status)
 
@@ -208,15 +138,9 @@ def _summary(node: Node, parts: dict[str, Standing]) -> Standing:
 # ---------------------------------------------------------------------------------------- as Mermaid
 def mermaid(flow: Flow, standings: Mapping[str, Standing] | None = None) -> str:
     """A flow as a Mermaid flowchart; with `standings` its nodes have the colours of their statuses."""
-    chart = _Chart(standings)
-    last = chart.flow(flow, ["start"], "n")
-    lines = ["flowchart TD", '    start(["start"])', *chart.lines, '    done(["end"])']
-    lines += [f"    {one} --> done" for one in last]
-    lines += [
-        f"    classDef {status} fill:{_COLOURS[status]}" for status in _COLOURS if status in chart.classes.values()
-    ]
-    lines += [f"    class {one} {status}" for one, status in chart.classes.items()]
-    return "\n".join(lines) + "\n"
+    drawn = _Chart(standings)
+    last = drawn.flow(flow, ["start"], "n")
+    return chart(drawn.lines, last, drawn.classes)
 
 
 class _Chart:
@@ -248,9 +172,9 @@ class _Chart:
             self._box(box, f"{label}: {node.task.target}", ('["', '"]'), before, node.name)
             self.lines.append(f'    {box} -->|"at most {node.max_iterations} times"| {box}')
         elif isinstance(node, SleepNode):
-            self._box(box, f"{label}: sleep {_span(node.until)}", ('[/"', '"/]'), before, node.name)
+            self._box(box, f"{label}: sleep {span_text(node.until)}", ('[/"', '"/]'), before, node.name)
         elif isinstance(node, SignalNode):
-            limit = "" if node.timeout is None else f", at most {_span(node.timeout)}"
+            limit = "" if node.timeout is None else f", at most {span_text(node.timeout)}"
             self._box(box, f"{label}: wait for {node.signal}{limit}", ('[/"', '"/]'), before, node.name)
         elif isinstance(node, StepNode):
             shape = ('["', '"]') if node.task.workflow is None else ('[["', '"]]')
@@ -263,9 +187,9 @@ class _Chart:
         after = []
         for place, (name, task) in enumerate(_branches(node)):
             part = f"{box}_{place}"
-            arrow = f'-->|"{_text(name)}"|' if isinstance(node, RouteNode) else "-->"
+            arrow = f'-->|"{text_in(name)}"|' if isinstance(node, RouteNode) else "-->"
             text = task.target if isinstance(node, RouteNode) else _labelled(name, task)
-            self.lines += [f'    {part}["{_text(text)}"]', f"    {box} {arrow} {part}"]
+            self.lines += [f'    {part}["{text_in(text)}"]', f"    {box} {arrow} {part}"]
             if isinstance(node, ParallelNode):
                 self._paint(part, name)
             self._undo(part, (task,))
@@ -275,19 +199,19 @@ class _Chart:
         return after
 
     def _box(self, box: str, label: str, shape: tuple[str, str], before: list[str], name: str) -> None:
-        self.lines.append(f"    {box}{shape[0]}{_text(label)}{shape[1]}")
+        self.lines.append(f"    {box}{shape[0]}{text_in(label)}{shape[1]}")
         self.lines += [f"    {one} --> {box}" for one in before]
         self._paint(box, name)
 
     def _paint(self, box: str, name: str) -> None:
         status = (self._standings or {}).get(name, PENDING).status
-        if status in _COLOURS:
+        if status in COLOURS:
             self.classes[box] = status
 
     def _undo(self, box: str, tasks: tuple[Task, ...]) -> None:
         for task in tasks[:1]:
             if task.undone_by is not None:
-                self.lines.append(f'    {box} -.-> {box}_undo(["{_text(_name_of(task.undone_by))}"])')
+                self.lines.append(f'    {box} -.-> {box}_undo(["{text_in(name_of(task.undone_by))}"])')
 
 
 def _branches(node: ParallelNode | RouteNode) -> Iterator[tuple[str, Task]]:
@@ -301,8 +225,3 @@ def _branches(node: ParallelNode | RouteNode) -> Iterator[tuple[str, Task]]:
 
 def _labelled(label: str, task: Task) -> str:
     return label if task.target in {label, task.name, "<lambda>"} else f"{label}: {task.target}"
-
-
-def _text(label: str) -> str:
-    """A label between quotes."""
-    return label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")

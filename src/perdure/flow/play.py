@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from perdure.declared.part import enter, left_to_do, prefix_here
 from perdure.engine.context import Context
 from perdure.engine.definition import Workflow, WorkflowOptions
-from perdure.engine.loop import Branch, RunTask
 from perdure.engine.machine import MISSING
 from perdure.flow.builder import Flow
 from perdure.flow.node import (
@@ -26,7 +25,6 @@ from perdure.flow.node import (
 from perdure.flow.state import State
 
 SUSPENDED = "suspended"
-_FIRST_NAME = re.compile(r"[^#/]+")
 
 
 class Play:
@@ -48,8 +46,7 @@ class Play:
 
     async def run(self) -> Any:
         """Do all nodes; returns the flow's output."""
-        nodes = self._flow.nodes
-        for node in self._left_to_do(nodes):
+        for node in left_to_do(self._flow.nodes, self._ctx):
             state = self._state(node.name)
             if node.when is not None and not node.when(state):
                 continue
@@ -67,19 +64,6 @@ class Play:
 
     def _state(self, name: str, resumption: Any = None) -> State[Any]:
         return State(self._input, self._view, self._ctx.run_id, name, resumption)
-
-    def _left_to_do(self, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-        """
-        The nodes without those that this run has passed, before they were put into the flow.
-
-        What the journal knows nothing of, although it knows later nodes, was not there when the run came by.
-        """
-        recorded = self._ctx.recorded()
-        if not recorded:
-            return nodes
-        known = {found.group() for key in recorded if (found := _FIRST_NAME.match(key))}
-        last = max((place for place, node in enumerate(nodes) if node.name in known), default=-1)
-        return tuple(node for place, node in enumerate(nodes) if place >= last or node.name in known)
 
     async def _do(self, node: Node, state: State[Any]) -> None:
         if isinstance(node, ParallelNode):
@@ -128,11 +112,10 @@ class Play:
             return await ctx.call(workflow, *args, compensate=task.compensate)
 
     async def _parallel(self, node: ParallelNode, state: State[Any]) -> None:
-        prefix = _prefix()
+        prefix = prefix_here()
 
         async def entry(task: Task) -> Any:
-            # Names are unique in a flow, so the entry's keys need no number of their task: they are "pack#left".
-            _enter(Branch(prefix if task.step is not None else f"{prefix}{node.name}#"))
+            enter(prefix if task.step is not None else f"{prefix}{node.name}#")
             return await self._begin(task, state)
 
         ended = await asyncio.gather(*(entry(task) for task in node.entries), return_exceptions=True)
@@ -181,20 +164,6 @@ def is_suspended(value: Any) -> bool:
     return has("pending_tool_calls") is not MISSING or has("pendingToolCalls") is not MISSING
 
 
-def _task_here() -> RunTask:
-    task = asyncio.current_task()
-    assert isinstance(task, RunTask)  # noqa: S101 - a flow runs in a workflow's tasks only
-    return task
-
-
-def _prefix() -> str:
-    return _task_here().branch.prefix
-
-
-def _enter(branch: Branch) -> None:
-    _task_here().branch = branch
-
-
 def compiled(flow: Flow, options: WorkflowOptions) -> Workflow[..., Any]:
     """The workflow that runs a flow."""
 
@@ -207,7 +176,10 @@ def compiled(flow: Flow, options: WorkflowOptions) -> Workflow[..., Any]:
     if flow.input is not Any:
         run.__defaults__ = None
     workflow: Workflow[..., Any] = Workflow(run, options)
-    workflow.__dict__["flow"] = flow
+    workflow.declared = flow
+    workflow.parts = {
+        name: frozenset({node.name, *node.names}) for node in flow.nodes for name in (node.name, *node.names)
+    }
     return workflow
 
 
@@ -219,10 +191,4 @@ def children_of(flow: Flow) -> set[str]:
             found |= children_of(task.flow)
         elif task.workflow is not None:
             found.add(task.target)
-    return found
-
-
-def flow_of(workflow: Workflow[..., Any]) -> Flow | None:
-    """The flow that a workflow was compiled from."""
-    found: Flow | None = workflow.__dict__.get("flow")
     return found

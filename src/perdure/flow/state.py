@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 from perdure.engine.current import current_step
-from perdure.errors import InvalidOption
 
 I_co = TypeVar("I_co", covariant=True)
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class State(Generic[I_co]):
@@ -46,41 +42,3 @@ class State(Generic[I_co]):
 
     def __repr__(self) -> str:
         return f"<state of {self.run_id!r} at {self.node!r}, with {', '.join(self.results) or 'no results'}>"
-
-
-def takes(what: str, fn: Callable[..., Any], *offered: str) -> int:
-    """
-    How many of the arguments that are offered a function takes, in their order.
-
-    Raises:
-        InvalidOption: It cannot be called with these.
-    """
-    if not callable(fn):
-        raise InvalidOption(what, f"{fn!r} is not a function")
-    try:
-        kinds = [parameter.kind for parameter in inspect.signature(fn).parameters.values()]
-    except ValueError:  # a builtin may not tell
-        return len(offered)
-    positional = sum(kind in _POSITIONAL for kind in kinds)
-    most = len(offered) if inspect.Parameter.VAR_POSITIONAL in kinds else min(positional, len(offered))
-    must_take(what, fn, *offered[:most])
-    return most
-
-
-def must_take(what: str, fn: Callable[..., Any], *offered: str) -> None:
-    """
-    Check that a function can be called with these arguments.
-
-    Raises:
-        InvalidOption: It cannot.
-    """
-    if not callable(fn):
-        raise InvalidOption(what, f"{fn!r} is not a function")
-    with suppress(ValueError):  # a builtin may not tell
-        signature = inspect.signature(fn)
-        try:
-            signature.bind(*offered)
-        except TypeError as error:
-            name = getattr(fn, "__name__", repr(fn))
-            problem = f"{name} would be called with ({', '.join(offered)}), but {error}"
-            raise InvalidOption(what, problem) from None

@@ -1,0 +1,140 @@
+"""What the functions of stages are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import copy
+from typing import Any, Generic, TypeVar, overload
+
+from perdure.codec.value import TypeCodec, codec_for, dump_plain
+from perdure.engine.current import current_step, running_step
+from perdure.errors import MissingOutput
+from perdure.pipeline.types import NONE, converted
+
+I_co = TypeVar("I_co", covariant=True)
+C_co = TypeVar("C_co", covariant=True)
+T = TypeVar("T")
+Given = Callable[[TypeCodec, str], Any]
+"""Gives a stage's input as a type; the text is what errors call it."""
+
+
+class StageContext(Generic[I_co, C_co]):
+    """
+    A stage of a run of a pipeline, as its function sees it: ``StageContext[Input, Config]``.
+
+    Input is what the group before gave: the output of its stage, or of several a dict of them by their ids; for the
+    first group it is the run's input. None as Input is for a stage that takes no input, as Config for one without.
+
+    Attributes:
+        run_id: The run's id; of a distributed stage, that of its child run.
+        id: The stage's id.
+        outputs: What the stages of earlier groups gave, by their ids; read only. Of these, a distributed stage sees
+            those of the group before, and those that it depends on.
+        notice: Of a batch's check: what the signal that brought it about said; None when it was its time.
+    """
+
+    __slots__ = ("_config", "_given", "_parsed", "_types", "id", "notice", "outputs", "run_id")
+
+    def __init__(
+        self,
+        run_id: str,
+        stage: str,
+        *,
+        types: tuple[Any, Any],
+        given: Given,
+        config: Any,
+        outputs: Mapping[str, Any],
+    ) -> None:
+        self.run_id = run_id
+        self.id = stage
+        self.outputs = outputs
+        self.notice: Any = None
+        self._types = types
+        self._given = given
+        self._config = config
+        self._parsed: dict[str, Any] = {}
+
+    def fresh(self, notice: Any = None) -> StageContext[I_co, C_co]:
+        """
+        The same for another attempt, with input and config read and checked.
+
+        Raises:
+            InvalidInput: One of them is not what the stage declares.
+        """
+        other = copy(self)
+        other._parsed = {}  # noqa: SLF001 - of this class
+        other.notice = notice
+        _ = other.input, other.config
+        return other
+
+    @property
+    def input(self) -> I_co:
+        """What the stage works on."""
+        if "input" not in self._parsed:
+            wanted = self._types[0]
+            what = f"The input of stage {self.id!r}"
+            self._parsed["input"] = None if wanted is NONE else self._given(codec_for(wanted), what)
+        value: I_co = self._parsed["input"]
+        return value
+
+    @property
+    def config(self) -> C_co:
+        """How the run is to do it: what it was started with, and the defaults of today for the rest."""
+        if "config" not in self._parsed:
+            wanted = self._types[1]
+            what = f"The config of stage {self.id!r}"
+            text = dump_plain(self._config).decode()
+            self._parsed["config"] = None if wanted is NONE else codec_for(wanted).decode(text, what)
+        value: C_co = self._parsed["config"]
+        return value
+
+    @overload
+    def require(self, stage: str) -> Any: ...
+    @overload
+    def require(self, stage: str, type: type[T]) -> T: ...
+    def require(self, stage: str, type: Any = Any) -> Any:
+        """
+        What an earlier stage gave.
+
+        Args:
+            type: To have it as this type; as it is when left out.
+
+        Raises:
+            MissingOutput: No earlier stage of this id has given anything.
+            InvalidInput: It does not have the type.
+        """
+        if stage not in self.outputs:
+            raise MissingOutput(self.id, stage, list(self.outputs))
+        return converted(self.outputs[stage], codec_for(Any), codec_for(type), f"The output of stage {stage!r}")
+
+    @overload
+    def optional(self, stage: str) -> Any: ...
+    @overload
+    def optional(self, stage: str, type: type[T]) -> T | None: ...
+    def optional(self, stage: str, type: Any = Any) -> Any:
+        """What an earlier stage gave; None if there is none."""
+        return self.require(stage, type) if stage in self.outputs else None
+
+    @property
+    def attempt(self) -> int:
+        """The running attempt of the stage, from 1."""
+        return current_step().attempt
+
+    @property
+    def idempotency_key(self) -> str:
+        """
+        The same for every attempt, and different for any other stage and run: pass it to services.
+
+        It is different when the run is done again from a stage, too: that is to buy anew what did not do.
+        """
+        step = current_step()
+        return step.idempotency_key if step.generation == 1 else f"{step.idempotency_key}@{step.generation}"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the outcome counts no more: the run was cancelled, a sibling has failed, or time is up."""
+        running = running_step.get()
+        return running is not None and running.over
+
+    def __repr__(self) -> str:
+        return f"<stage {self.id!r} of {self.run_id!r}>"

@@ -1,0 +1,5 @@
+"""The engine's laboratory, for pipelines."""
+
+from tests.engine.conftest import lab
+
+__all__ = ["lab"]
