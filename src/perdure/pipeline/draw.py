@@ -31,6 +31,9 @@ from perdure.pipeline.stage import Work
 from perdure.pipeline.types import NONE
 
 
+_UNDER_WAY = frozenset({"running", "waiting", "retrying"})
+
+
 # --------------------------------------------------------------------------------------------- as data
 def plan(pipeline: Pipeline, standings: Mapping[str, Standing] | None = None) -> dict[str, Any]:
     """A pipeline as plain data, to be written as JSON; with `standings` each stage has its status."""
@@ -101,6 +104,8 @@ def standings(pipeline: Pipeline, events: Iterable[Event], status: str) -> dict[
     here = next((group for group in pipeline.groups if not _done(group, found)), None)
     if here is not None and status == Status.RUNNING:
         found |= {name: Standing("running") for name in here.names if name not in found}
+    if status in {Status.FAILED, Status.CANCELLED}:  # which is why nobody waits for them any more
+        found |= {name: Standing(status) for name in found if found[name].status in _UNDER_WAY}
     return {name: found.get(name, PENDING) for name in pipeline.ids}
 
 

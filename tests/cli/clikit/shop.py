@@ -5,7 +5,11 @@ import os
 from datetime import date
 from pathlib import Path
 
-from perdure import App, Context, SyncContext
+from typing import Any
+
+from pydantic import BaseModel
+
+from perdure import App, Context, Pipeline, StageContext, SyncContext
 
 app = App("sqlite:///shop.db")
 not_an_app = 1
@@ -84,3 +88,22 @@ async def blocked(ctx: Context) -> str:
 def threaded(ctx: SyncContext) -> str:
     ctx.log.info("about to block")
     return ctx.step(read_pipe_in_thread)
+
+
+class Counting(BaseModel):
+    least: int = 1
+
+
+def read(stage: StageContext[str, None]) -> list[str]:
+    return stage.input.split()
+
+
+def count(stage: StageContext[list[str], Counting]) -> int:
+    return sum(len(word) >= stage.config.least for word in stage.input)
+
+
+def last(stage: StageContext[Any, None]) -> Any:
+    return stage.input
+
+
+papers = app.pipeline(Pipeline("papers", input=str).stage("read", read).parallel({"count": count, "last": last}))
