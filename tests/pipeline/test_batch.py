@@ -51,7 +51,7 @@ def test_defaults(lab):  # A051
     assert Batch(service.submit, service.check, every=5, first=0).first == 0
 
 
-def test_submit_and_ask(lab):  # A050 A052 A053
+def test_submit_and_ask(lab):  # A050 A052 A053 A058
     """A batch is asked for too early or too late, or what it gave is lost."""
     service = Service(lab)
     ended = lab.finish(service.pipeline())

@@ -46,7 +46,12 @@ def test_plan():
     (stage,) = first["stages"]
     assert stage["config"]["defaults"] == {"size": 3}
     assert stage["config"]["schema"]["properties"]["size"]["type"] == "integer"
-    assert (stage["description"], stage["input"], stage["output"], stage["run"]) == ("Read it.", "str", "list[str]", "read")
+    assert (stage["description"], stage["input"], stage["output"], stage["run"]) == (
+        "Read it.",
+        "str",
+        "list[str]",
+        "read",
+    )
     assert (second["distribute"], second["stages"][1]["dependencies"]) == (True, ["read"])
     (batch,) = third["stages"]
     assert (batch["kind"], batch["check"], batch["every"], batch["deadline"]) == ("batch", "check", "30 s", "86400 s")

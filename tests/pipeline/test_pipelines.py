@@ -49,7 +49,7 @@ def join(stage: StageContext[Both, None]) -> str:
 TEXT = Pipeline("text", input=str).stage("split", split).parallel({"count": count, "first": first}).stage("join", join)
 
 
-def test_data_flows_from_group_to_group(lab):  # A007 A041 A110
+def test_data_flows_from_group_to_group(lab):  # A007 A021 A041
     """A stage gets something else than the group before it gave."""
     ended = lab.finish(TEXT, "aa b cc")
     assert ended.value == "3 aa"
@@ -117,7 +117,7 @@ def test_earlier_outputs(lab):  # A005 A006
     assert ended.value == [0, "", False, None, 0, ["a"]]
 
 
-def test_require_what_is_not_there(lab):  # A006
+def test_require_what_is_not_there(lab):  # A006 A028
     """A stage goes on without what it cannot do without, or is tried again for it."""
 
     def needs(stage: StageContext[Any, None]) -> None:
@@ -167,7 +167,7 @@ def test_failure(lab):  # A022 A043
     assert ended.seconds < 1
 
 
-def test_attempts(lab):  # A044 W14
+def test_attempts(lab):  # A044 W14 W24
     """A sibling that is done first ends the run of one that would be tried again."""
     tries = []
 
@@ -199,9 +199,7 @@ def test_siblings_of_a_failed_stage_are_stopped(lab):  # A044 W29
     def fail() -> None:
         raise Terminal("no")
 
-    ended = lab.finish(
-        Pipeline("p").parallel({"slow": slow, "fail": fail})
-    )
+    ended = lab.finish(Pipeline("p").parallel({"slow": slow, "fail": fail}))
     assert (str(ended.error), stopped) == ("no", ["slow"])
     assert ended.keys("step_cancelled") == ["slow"]
     assert ended.seconds < 60
@@ -342,7 +340,7 @@ def where(stage: StageContext[Any, Cut]) -> list[Any]:
     return [current_step().run_id, stage.input, stage.config.least, stage.require("zero"), stage.optional("a")]
 
 
-def test_distributed_stages(lab):
+def test_distributed_stages(lab):  # A035
     """Stages that any worker may do run in their parent, or without what they need."""
     pipeline = (
         Pipeline("p")
@@ -366,7 +364,7 @@ def test_distributed_stages(lab):
     assert ended.keys("child_completed") in (["b/p.stage", "c/p.stage"], ["c/p.stage", "b/p.stage"])
 
 
-def test_distributed_over_two_workers(lab):
+def test_distributed_over_two_workers(lab):  # A035
     """Child runs of stages stay on the worker of their parent."""
     busy, both = [], None
 

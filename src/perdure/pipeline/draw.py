@@ -30,7 +30,6 @@ from perdure.pipeline.builder import Group, Pipeline
 from perdure.pipeline.stage import Work
 from perdure.pipeline.types import NONE
 
-
 _UNDER_WAY = frozenset({"running", "waiting", "retrying"})
 
 

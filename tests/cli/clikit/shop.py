@@ -4,7 +4,6 @@ import asyncio
 import os
 from datetime import date
 from pathlib import Path
-
 from typing import Any
 
 from pydantic import BaseModel
