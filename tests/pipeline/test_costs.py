@@ -23,7 +23,7 @@ def writes(lab, pipeline) -> list[list[str]]:
             return list(seen)
 
     found = lab.play(main)
-    assert set(sum(found, [])) <= WRITES
+    assert {name for rows in found for name in rows} <= WRITES
     return found
 
 

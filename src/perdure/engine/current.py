@@ -37,7 +37,7 @@ class Running(Protocol):
 
     @property
     def over(self) -> bool:
-        """Whether its outcome counts no more: it has timed out or was cancelled."""
+        """See `CurrentStep.cancelled`."""
 
     @property
     def info(self) -> StepInfo:
@@ -54,6 +54,15 @@ class CurrentStep(StepInfo):
     """The step that is being run, as its body sees it."""
 
     body: Running
+
+    @property
+    def cancelled(self) -> bool:
+        """
+        Whether the outcome counts no more: the run was cancelled, or the attempt has timed out.
+
+        A coroutine function is cancelled then; a plain one, which nothing can stop, may look here and end.
+        """
+        return self.body.over
 
     def emit(self, topic: str, value: Any = None) -> None:
         """

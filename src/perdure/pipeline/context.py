@@ -7,7 +7,7 @@ from copy import copy
 from typing import Any, Generic, TypeVar, overload
 
 from perdure.codec.value import TypeCodec, codec_for, dump_plain
-from perdure.engine.current import current_step, running_step
+from perdure.engine.current import current_step
 from perdure.errors import MissingOutput
 from perdure.pipeline.types import NONE, converted
 
@@ -133,8 +133,7 @@ class StageContext(Generic[I_co, C_co]):
     @property
     def cancelled(self) -> bool:
         """Whether the outcome counts no more: the run was cancelled, a sibling has failed, or time is up."""
-        running = running_step.get()
-        return running is not None and running.over
+        return current_step().cancelled
 
     def __repr__(self) -> str:
         return f"<stage {self.id!r} of {self.run_id!r}>"
