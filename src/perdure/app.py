@@ -25,7 +25,9 @@ from typing import (
 
 from perdure.client.client import Client
 from perdure.client.command import KEEP, STALE_AFTER_S, Command
+from perdure.client.guest import Guest, Inside
 from perdure.client.handle import RunHandle
+from perdure.client.starter import Starter
 from perdure.clock import Clock, SystemClock, duration
 from perdure.codec.payload import Codec, Payloads
 from perdure.engine.annotation import check_context
@@ -38,6 +40,7 @@ from perdure.errors import InvalidOption, StoreClosed
 from perdure.model.limits import Limits
 from perdure.model.queue import Debounce, Dedupe, Queue
 from perdure.store.batch import Probe
+from perdure.store.caller import check_plain
 from perdure.store.changes import Changes
 from perdure.store.choose import shown, store_at
 from perdure.worker.options import WorkerOptions, retention_of
@@ -404,42 +407,75 @@ class App:
         self, workflow: Takes0[R], /, *, id: str | None = ..., tags: Iterable[str] = ...,
         timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
         key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
-        debounce: Debounce | None = ..., version: str | None = ...,
+        debounce: Debounce | None = ..., version: str | None = ..., transaction: object = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
     async def start(
         self, workflow: Takes1[A, R], a: A, /, *, id: str | None = ..., tags: Iterable[str] = ...,
         timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
         key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
-        debounce: Debounce | None = ..., version: str | None = ...,
+        debounce: Debounce | None = ..., version: str | None = ..., transaction: object = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
     async def start(
         self, workflow: Takes2[A, B, R], a: A, b: B, /, *, id: str | None = ..., tags: Iterable[str] = ...,
         timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
         key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
-        debounce: Debounce | None = ..., version: str | None = ...,
+        debounce: Debounce | None = ..., version: str | None = ..., transaction: object = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
     async def start(
         self, workflow: Takes3[A, B, C, R], a: A, b: B, c: C, /, *, id: str | None = ..., tags: Iterable[str] = ...,
         timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
         key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
-        debounce: Debounce | None = ..., version: str | None = ...,
+        debounce: Debounce | None = ..., version: str | None = ..., transaction: object = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
     async def start(self, workflow: str, /, *args: Any, **options: Any) -> RunHandle[Any]: ...
-    async def start(self, workflow: Any, /, *args: Any, **options: Any) -> RunHandle[Any]:
-        """See `Client.start`; the input follows the workflow."""
-        return await self.client.start(workflow, args, **options)
+    async def start(
+        self, workflow: Any, /, *args: Any, transaction: object = None, **options: Any
+    ) -> RunHandle[Any]:  # fmt: skip
+        """
+        See `Client.start`; the input follows the workflow.
+
+        Args:
+            transaction: A connection of yours to the same database, or a session of SQLAlchemy. The run is there when
+                the transaction that it has open commits, and never was if it does not; nothing is durable before.
+        """
+        return await self._starter(transaction).start(workflow, args, **options)
+
+    def _starter(self, transaction: object) -> Starter[RunHandle[Any]]:
+        return self.client if transaction is None else self.client.joining(transaction)
+
+    def inside(self, connection: object) -> Inside:
+        """
+        Start runs and send signals in a transaction of yours, from code without an event loop.
+
+        The app need not be open. What is done is there when the transaction commits, and never was if it does not.
+
+        Args:
+            connection: Of yours, to the same database, or a session of SQLAlchemy.
+
+        Raises:
+            InvalidOption: It is no connection, answers on an event loop only, or has no transaction open.
+        """
+        check_plain(connection)
+        store = self._store() if self._client is None else self._client.store
+        joined = store.joined(connection)
+        return Inside(
+            Guest(
+                joined, given=lambda run_id, _: run_id, clock=joined.clock, payloads=self._payloads,
+                registry=self.registry, limits=self.limits, observer=self._observer,
+            )
+        )  # fmt: skip
 
     async def batch(
         self, workflow: Takes1[list[A], R], item: A, /, *, size: int, wait: float | timedelta, key: str = "",
-        queue: Queue | str | None = None,
+        queue: Queue | str | None = None, transaction: object = None,
     ) -> RunHandle[R]:  # fmt: skip
-        """See `Client.batch`."""
+        """See `Client.batch`; for `transaction`, `start`."""
         given: Any = workflow
-        return await self.client.batch(given, item, size=size, wait=wait, key=key, queue=queue)
+        return await self._starter(transaction).batch(given, item, size=size, wait=wait, key=key, queue=queue)
 
     @overload
     def handle(self, run_id: str, workflow: Workflow[..., R]) -> RunHandle[R]: ...
@@ -449,9 +485,11 @@ class App:
         """See `Client.handle`."""
         return self.client.handle(run_id, workflow)
 
-    async def signal(self, run_id: str, name: str, data: Any = None, *, key: str | None = None) -> bool:
-        """See `Client.signal`."""
-        return await self.client.signal(run_id, name, data, key=key)
+    async def signal(
+        self, run_id: str, name: str, data: Any = None, *, key: str | None = None, transaction: object = None
+    ) -> bool:
+        """See `Client.signal`; for `transaction`, `start`."""
+        return await self._starter(transaction).signal(run_id, name, data, key=key)
 
     async def cancel(self, run_id: str, reason: str = "", *, compensate: bool = False) -> None:
         """See `Client.cancel`."""

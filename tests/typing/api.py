@@ -242,6 +242,10 @@ async def main() -> None:
         assert_type(await app.start(ship, Order("1", 5), True), RunHandle[int])
         assert_type(await app.start(sync_workflow, Order("1", 5)), RunHandle[str])
         assert_type(await app.start("by name", 1, 2, id="x"), RunHandle[Any])
+        session = object()
+        assert_type(await app.start(ship, Order("1", 5), True, transaction=session), RunHandle[int])
+        assert_type(app.inside(session).start(ship, Order("1", 5), True, id="x"), str)
+        assert_type(app.inside(session).signal("x", "paid", 5), bool)
         assert_type(app.handle("order-1", checkout), RunHandle[str])
         assert_type(app.handle("order-1"), RunHandle[Any])
         async for event in run.events(after=3, follow=False):

@@ -65,6 +65,7 @@ async def no_context(order: str) -> None:
 async def main() -> None:
     await app.start(invoice)  # type: ignore[arg-type]  # no input
     await app.start(invoice, 5)  # type: ignore[misc]  # of another type
+    app.inside(object()).start(invoice, 5)  # type: ignore[misc]  # of another type
     await app.start(invoice, "5", ident="x")  # type: ignore[call-overload]  # no such option
     result: int = await (await app.start(invoice, "5")).result()  # type: ignore[assignment]  # it gives a string
     app.step(weigh, timeout=5)  # type: ignore[call-overload]  # options or a function

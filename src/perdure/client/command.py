@@ -23,12 +23,11 @@ from perdure.errors import (
     CommandInProgress,
     CommandOvertaken,
     InvalidOption,
-    PerdureError,
     StoreBusy,
     StoreError,
 )
 from perdure.store.load import find_run
-from perdure.store.operation import Done, Line, Operation, Row
+from perdure.store.operation import Line, Operation, Row
 from perdure.store.store import Store
 from perdure.store.transaction import Transaction
 
@@ -269,7 +268,6 @@ class _Draft:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._started: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
         self.guards: list[Line] = []
         self.lines: list[Line] = []
         self.changed: set[int] = set()
@@ -278,20 +276,6 @@ class _Draft:
     def __getattr__(self, name: str) -> Any:
         """All that only reads."""
         return getattr(self._store, name)
-
-    def submit(self, operation: Operation, done: Done) -> None:
-        """See `Store.submit`."""
-        task = asyncio.get_running_loop().create_task(self._submitted(operation, done))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _submitted(self, operation: Operation, done: Done) -> None:
-        try:
-            rows = await self.apply(operation)
-        except PerdureError as error:
-            done([], error)
-        else:
-            done(rows, None)
 
     async def apply(self, operation: Operation) -> list[Row]:
         """Note an operation, if it would do something; returns a row then, as the database would."""

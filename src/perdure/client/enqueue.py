@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 
 from perdure.clock import micros
 from perdure.errors import DuplicateRun, QueueDraining, StoreBusy, UnknownQueue
-from perdure.model.queue import Debounce, Dedupe, QueueRow, Terms
+from perdure.model.queue import REPLACED, UNBOUNDED, Debounce, Dedupe, QueueRow, Terms
 from perdure.model.version import unpin
 from perdure.store.operation import Operation
 from perdure.store.record import shelve
-from perdure.store.store import Store
+from perdure.store.store import Database
 
 TRIES = 50
 """How often a start is tried again because the run that it was to join has begun meanwhile."""
-REPLACED = "another run has taken its place"
-UNBOUNDED = 2**60
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,7 @@ class Start:
         operation.add("take_name", self.scope, self.name, self.id, until, self.terms.queue or None)
 
 
-async def enqueue(store: Store, start: Start, inline_bytes: int) -> str | None:
+async def enqueue(store: Database, start: Start, inline_bytes: int) -> str | None:
     """
     Start a run, or join the one that its name belongs to.
 
@@ -132,7 +130,7 @@ async def enqueue(store: Store, start: Start, inline_bytes: int) -> str | None:
     raise StoreBusy(problem)
 
 
-async def _check_queue(store: Store, name: str) -> None:
+async def _check_queue(store: Database, name: str) -> None:
     if not name:
         return
     rows = {row[0]: QueueRow(*row) for row in await store.rows("queues")}

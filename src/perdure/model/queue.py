@@ -14,6 +14,10 @@ from perdure.ids import check_id
 SLIDING_PARTS = 60
 """A sliding window is counted in this many parts, so that a limit costs as many numbers at most."""
 MOST_PRIORITY = 1_000_000
+REPLACED = "another run has taken its place"
+"""Why a run was asked to end that had the deduplication key of a new one."""
+UNBOUNDED = 2**60
+"""Microseconds, or items: more than there are."""
 Span = float | timedelta
 
 

@@ -9,16 +9,16 @@ from collections.abc import Iterable
 from perdure.errors import RunNotFound
 from perdure.model.entry import Entry
 from perdure.model.run import Claimed, Message, RunRow
-from perdure.store.store import Store
+from perdure.store.store import Database, Store
 
 
-async def find_run(store: Store, run_id: str) -> RunRow | None:
+async def find_run(store: Database, run_id: str) -> RunRow | None:
     """The run with this id, None when there is none."""
     rows = await store.rows("run_by_id", run_id)
     return RunRow(*rows[0]) if rows else None
 
 
-async def load_run(store: Store, run_id: str) -> RunRow:
+async def load_run(store: Database, run_id: str) -> RunRow:
     """
     The run with this id.
 
@@ -67,7 +67,7 @@ async def resolve_input(store: Store, runs: Iterable[Claimed]) -> dict[int, Clai
     return {run.number: run._replace(input=await resolve(store, run.input)) for run in large}
 
 
-async def resolve(store: Store, text: str) -> str:
+async def resolve(store: Database, text: str) -> str:
     """A payload as it was before it was perhaps put on the shelf of blobs; of a batch, each of its parts."""
     names = blobs_in(text)
     if not names:
@@ -85,6 +85,6 @@ def blobs_in(text: str) -> list[str]:
     return [part for part in json.loads(text[1:]) if part.startswith("@")] if text.startswith("+") else []
 
 
-async def _blobs(store: Store, names: set[str]) -> dict[str, str]:
+async def _blobs(store: Database, names: set[str]) -> dict[str, str]:
     hashes = json.dumps([name[1:] for name in names])
     return {f"@{name}": data for name, data in await store.rows("blobs", hashes)}

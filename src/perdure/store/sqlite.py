@@ -17,7 +17,9 @@ from perdure.errors import InvalidOption, SchemaMissing, StoreClosed, StoreReadO
 from perdure.model.limits import Limits
 from perdure.store.base import CLOSED, BaseStore
 from perdure.store.batch import BUSY_MILLISECONDS, BatchRunner, Probe
+from perdure.store.caller import Caller
 from perdure.store.changes import Changes
+from perdure.store.joined import JoinedSqlite
 from perdure.store.migrate import check_version, migrate
 from perdure.store.operation import Row
 from perdure.store.pulse import SqlitePulse
@@ -176,6 +178,25 @@ class SqliteStore(BaseStore[SqliteCommitter]):
 
     async def check_clock(self) -> None:
         """All who use a file are on one machine."""
+
+    def joined(self, connection: object) -> JoinedSqlite:
+        """
+        See `Store.joined`.
+
+        Raises:
+            InvalidOption: Nobody else has a connection to a database in memory; or this store is open and the
+                connection is not apsw's; or as there.
+        """
+        problem = ""
+        if self.path == ":memory:":
+            problem = "a database in memory has no other connections; use a file"
+        elif self._writer is not None and not isinstance(connection, apsw.Connection):
+            # Each has its own idea of which locks this process holds.
+            problem = "two copies of SQLite in one process would damage the file; use one of apsw beside an open app"
+        if problem:
+            option = "connection"
+            raise InvalidOption(option, problem)
+        return JoinedSqlite(Caller(connection, "numeric"), self.clock)
 
     # ------------------------------------------------------------------- noticing other processes
     def start_polling(self) -> None:

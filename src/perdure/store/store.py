@@ -31,19 +31,55 @@ class Pulse(Protocol):
         """Let go of the database."""
 
 
-class Store(Protocol):
+class Database(Protocol):
+    """
+    What can be asked of a store, and of a caller's open transaction on its database too: see `Store.joined`.
+
+    Attributes:
+        clock: What everybody who uses this database goes by: the machine's clock, or on a server the server's.
+    """
+
+    clock: Clock
+
+    async def apply(self, operation: Operation) -> list[Row]:
+        """
+        Commit one operation and wait for it; in a caller's transaction it commits with that.
+
+        Returns:
+            Its rows.
+
+        Raises:
+            StoreError: It was not stored.
+        """
+
+    async def rows(self, name: str, *parameters: Any) -> list[Row]:
+        """
+        Run a named query.
+
+        Raises:
+            StoreError: The database failed.
+        """
+
+    async def check_clock(self) -> None:
+        """
+        Compare the clock with the database's, if that is another one.
+
+        Raises:
+            StoreError: The database failed; the clock goes on as it did.
+        """
+
+
+class Store(Database, Protocol):
     """
     A database that runs live in.
 
     Attributes:
-        clock: What everybody who uses this database goes by: the machine's clock, or on a server the server's.
         dialect: "sqlite" or "postgres": whose migrations it has. Nothing but tools that show it looks at it.
         where: What people call it, without a password.
         migrated: What `connect` did to the schema.
         changes: Tells those who wait in this process.
     """
 
-    clock: Clock
     dialect: str
     where: str
     limits: Limits
@@ -74,17 +110,6 @@ class Store(Protocol):
     def flush(self) -> None:
         """See `Committer.flush`."""
 
-    async def apply(self, operation: Operation) -> list[Row]:
-        """
-        Commit one operation and wait for it.
-
-        Returns:
-            Its rows; the operation is durable.
-
-        Raises:
-            StoreError: It was not stored.
-        """
-
     def observe(self, told: Committed) -> None:
         """Tell of each batch from now on, how many operations it had, how long it took and what failed."""
 
@@ -95,26 +120,21 @@ class Store(Protocol):
     def pulse(self) -> Pulse:
         """A connection of its own for the heartbeat's thread."""
 
-    async def rows(self, name: str, *parameters: Any) -> list[Row]:
-        """
-        Run a named query.
-
-        Raises:
-            StoreError: The database failed.
-        """
-
     async def select(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run a query that was composed from fixed parts, with ? for each value."""
 
     def sizes(self) -> list[str]:
         """What the doctor says of the database's size besides what its tables take."""
 
-    async def check_clock(self) -> None:
+    def joined(self, connection: object) -> Database:
         """
-        Compare the clock with the database's, if that is another one.
+        Take part in a transaction of the caller's own on this database; the store need not be open for it.
+
+        Args:
+            connection: Of any driver, or a session of SQLAlchemy; see `Caller`.
 
         Raises:
-            StoreError: The database failed; the clock goes on as it did.
+            InvalidOption: It is none, or has no transaction open.
         """
 
     def start_polling(self) -> None:

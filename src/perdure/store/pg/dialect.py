@@ -6,9 +6,9 @@ import re
 from functools import cache
 
 from perdure.store.migrate import migrations
-from perdure.store.queries import Statement, statements
+from perdure.store.queries import Statement, read_sql, statements
 
-_MADE = re.compile(r"^create (?:table|function|sequence) (perdure_\w+)", re.MULTILINE)
+_MADE = re.compile(r"^create (?:or replace )?(?:table|function|sequence) (perdure_\w+)", re.MULTILINE)
 _PLACE = re.compile(r"\?(\d+)")
 _MARK = re.compile(r"\?")
 _INTEGERS = frozenset({
@@ -27,8 +27,9 @@ def type_of(parameter: str) -> str:
 
 @cache
 def _names() -> re.Pattern[str]:
-    """What the migrations make, so that it can be named with its schema."""
-    made = {name for migration in migrations("postgres") for name in _MADE.findall(migration.sql)}
+    """What a schema has, so that it can be named with it."""
+    texts = [*(migration.sql for migration in migrations("postgres")), read_sql("postgres_joined.sql")]
+    made = {name for text in texts for name in _MADE.findall(text)}
     return re.compile(rf"\b(?:{'|'.join(sorted(made))})\b")
 
 
@@ -44,6 +45,11 @@ def within(schema: str, sql: str) -> str:
 def quoted(name: str) -> str:
     """An identifier as SQL writes it."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def channel(schema: str) -> str:
+    """What those who LISTEN hear of a schema."""
+    return f"perdure:{schema}"
 
 
 @cache

@@ -8,13 +8,17 @@ does not do alike. Their names carry a hash of their text: two versions of perdu
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from string import Template
 
+from perdure.model.queue import REPLACED, UNBOUNDED
 from perdure.store.operation import ORDER
-from perdure.store.pg.dialect import in_function, quoted, type_of, within
-from perdure.store.queries import statements
+from perdure.store.pg.clock import NOW
+from perdure.store.pg.dialect import channel, in_function, quoted, type_of, within
+from perdure.store.queries import read_sql, statements
 
 SETTINGS = (
     # A plan is made once per session, and is the one that the tests of the plans see, however few rows there are.
@@ -27,6 +31,8 @@ SETTINGS = (
 
 
 _ROWS = "@rows"
+_GROUPS = re.compile(r"@groups\(([^)]*)\)")
+_MICROS = re.compile(r"@micros\(((?:[^()]|\([^()]*\))*)\)")
 _PLACE = {name: place for place, name in enumerate(ORDER)}
 
 
@@ -39,12 +45,14 @@ class Functions:
         sql: Creates them.
         apply: Runs a numbered batch once, however often it is sent: (writer, batch, at, works, apart).
         run: Runs the statements of one work: (work).
+        join: Runs a work inside of a caller's transaction: (work, work for its commit, whether to notify, now).
         name: Of `run`, without its schema: when it is there, all are.
     """
 
     sql: str
     apply: str
     run: str
+    join: str
     name: str
 
 
@@ -52,12 +60,26 @@ class Functions:
 def functions(schema: str) -> Functions:
     """The functions of a schema."""
     body = _RUN.substitute(statements=_blocks(), settings=_settings())
-    whole = body + _APPLY.template
+    joined = _joined()
+    whole = body + _APPLY.template + joined
     mark = hashlib.sha256(whole.encode()).hexdigest()[:12]
-    run, apply = f"{quoted(schema)}.perdure_run_{mark}", f"{quoted(schema)}.perdure_apply_{mark}"
+    run, apply, join = (f"{quoted(schema)}.perdure_{name}_{mark}" for name in ("run", "apply", "join"))
     sql = within(schema, body) + _APPLY.substitute(settings=_settings(), writers=within(schema, "perdure_writers"))
-    sql = sql.replace("@run", run).replace("@apply", apply)
-    return Functions(sql, apply, run, f"perdure_run_{mark}")
+    sql += within(schema, joined).replace("@channel", channel(schema).replace("'", "''"))
+    sql = sql.replace("@run", run).replace("@apply", apply).replace("@join", join)
+    return Functions(sql, apply, run, join, f"perdure_run_{mark}")
+
+
+def _joined() -> str:
+    """The functions for transactions of callers, with the schema left open."""
+    text = read_sql("postgres_joined.sql")
+    text = _GROUPS.sub(lambda found: _groups(found[1].split(",")), text)
+    text = _MICROS.sub(r"(extract(epoch from \1) * 1000000)::bigint", text)
+    return text.replace("@now", NOW).replace("@unbounded", str(UNBOUNDED)).replace("@replaced", json.dumps(REPLACED))
+
+
+def _groups(names: list[str]) -> str:
+    return f"'{json.dumps(dict.fromkeys((group_of(name.strip()) for name in names), 1))}'::jsonb"
 
 
 def _settings() -> str:

@@ -15,7 +15,7 @@ from perdure.store.changes import Changes
 from perdure.store.operation import Row
 from perdure.store.pg.address import Address
 from perdure.store.pg.clock import NOW, ServerClock
-from perdure.store.pg.dialect import readable, within
+from perdure.store.pg.dialect import channel, readable, within
 from perdure.store.pg.errors import FAILURES
 from perdure.store.pg.reader import Reader
 
@@ -58,7 +58,7 @@ class Notice:
         self._writer = writer
         self._reader = reader
         self._clock = clock
-        self._channel = f"perdure:{address.schema}"
+        self._channel = channel(address.schema)
         self._seen = within(
             address.schema,
             # NOW is a fixed text.

@@ -11,6 +11,7 @@ from perdure.errors import InvalidOption, StoreClosed
 from perdure.model.limits import Limits
 from perdure.store.base import CLOSED, BaseStore
 from perdure.store.batch import Probe
+from perdure.store.caller import Caller
 from perdure.store.changes import Changes
 from perdure.store.operation import Row
 from perdure.store.pg.address import address
@@ -18,6 +19,7 @@ from perdure.store.pg.clock import SERVER_TIME, ServerClock
 from perdure.store.pg.commit import PostgresCommitter
 from perdure.store.pg.dialect import composed, readable
 from perdure.store.pg.errors import FAILURES, mapped
+from perdure.store.pg.joined import Joined
 from perdure.store.pg.migrate import prepare
 from perdure.store.pg.notice import Notice
 from perdure.store.pg.pulse import PostgresPulse
@@ -137,6 +139,10 @@ class PostgresStore(BaseStore[PostgresCommitter]):
             before = self.clock.reading()
             ((theirs,),) = await self._fetch(SERVER_TIME, ())
             self.clock.told(before, theirs)
+
+    def joined(self, connection: object) -> Joined:
+        """See `Store.joined`."""
+        return Joined(Caller(connection, "format"), self.address, self.clock)
 
     # ------------------------------------------------------------------- noticing other processes
     def start_polling(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import asyncpg
@@ -15,13 +15,13 @@ from perdure import ids
 from perdure.clock import Clock, elapsed, standing_still
 from perdure.errors import StoreError
 from perdure.store.batch import Probe
-from perdure.store.operation import ORDER, Line, Operation, Outcome, Row
+from perdure.store.operation import Operation, Outcome, Row
 from perdure.store.pg.address import Address
 from perdure.store.pg.dialect import within
 from perdure.store.pg.errors import AGAIN, FAILURES, UNSTORABLE, by_state, mapped, state_of, unsure
-from perdure.store.pg.function import functions, group_of
+from perdure.store.pg.function import functions
 from perdure.store.pg.transaction import Theirs, run_body
-from perdure.store.queries import statements
+from perdure.store.pg.work import work
 
 T = TypeVar("T")
 PATIENCE_S = 10.0
@@ -34,32 +34,6 @@ How long a user's function may leave its transaction alone before the server end
 A process that stands still inside a transaction holds up all who have to do with the same runs.
 """
 WRITER_SETTINGS = {"statement_timeout": "120s", "idle_in_transaction_session_timeout": IDLE}
-_NUMBERS = {"run", "number", "parent"}
-_IDS = {"id", "run_id", "child", "parent_id"}
-_OTHERS = {
-    "free_id", "register_worker", "start", "start_child", "fork_child", "add_tag", "start_trace", "add_blob_ref",
-    "copy_entry",
-}  # fmt: skip
-"""Statements whose id is not that of a run which others may be writing."""
-_FENCED = {"append", "take", "take_keyed", "trace_run", "forget"}
-"""Statements that come with others which name the same run."""
-_PARENTS = {"ask_children", "cancel_children"}
-
-
-def _locks(name: str, parameters: tuple[str, ...]) -> list[tuple[str, int]]:
-    """Which parameters of a statement, without the tag, say whose rows to lock."""
-    if name in _FENCED:
-        return []
-    found = [("#runs", place) for place, parameter in enumerate(parameters) if parameter in _NUMBERS]
-    if name not in _OTHERS or name == "fork_child":
-        found += [
-            ("#ids", place)
-            for place, parameter in enumerate(parameters)
-            if parameter in _IDS and not (name == "fork_child" and parameter == "id")
-        ]
-    if name in _PARENTS:
-        found.append(("#parents", parameters.index("run")))
-    return found
 
 
 class Writer:
@@ -80,10 +54,6 @@ class Writer:
         self._probe = probe
         self._functions = functions(address.schema)
         self._apply = f"select {self._functions.apply}($1, $2, $3, $4, $5)"
-        self._known = {
-            name: (found.tagged, group_of(name), _locks(name, found.parameters[found.tagged :]))
-            for name, found in ((name, statements("postgres")[name]) for name in ORDER)
-        }
         self._mark = within(
             address.schema,
             "insert into perdure_writers as w (id, batch, at) values ($1, $2, $3) "
@@ -144,8 +114,8 @@ class Writer:
         outcomes: list[Outcome] = [([], None) for _ in batch]
         try:
             if plain:
-                work = self._work(operation.lines for _, operation in plain)
-                for tag, *row in await self._insist(self._call([work])):
+                whole = work(operation.lines for _, operation in plain)
+                for tag, *row in await self._insist(self._call([whole])):
                     outcomes[plain[tag][0]][0].append(tuple(row))
         except (asyncpg.PostgresError, *UNSTORABLE) as error:
             if len(batch) == 1 or mapped(error, self._address.where).retryable:
@@ -172,7 +142,7 @@ class Writer:
         works, places = [], []
         for place, operation in enumerate(batch):
             try:
-                works.append(self._work([operation.lines]))
+                works.append(work([operation.lines]))
                 places.append(place)
             except UNSTORABLE as error:
                 outcomes[place] = [], mapped(error, self._address.where)
@@ -184,26 +154,6 @@ class Writer:
                 case (state, problem):
                     outcomes[place] = [], by_state(state, problem, self._address.where)
         return outcomes
-
-    def _work(self, operations: Iterable[list[Line]]) -> str:
-        """What the function is given: the rows of each statement, and whose rows to lock before all else."""
-        work: dict[str, Any] = {}
-        locks: dict[str, set[Any]] = {}
-        known = self._known
-        for tag, lines in enumerate(operations):
-            for name, parameters in lines:
-                tagged, group, locking = known[name]
-                row = (tag, *parameters) if tagged else parameters
-                if name in work:
-                    work[name].append(row)
-                else:
-                    work[name] = [row]
-                    work[group] = 1
-                for kind, place in locking:
-                    locks.setdefault(kind, set()).add(parameters[place])
-        for kind, values in locks.items():
-            work[kind] = list(values)
-        return json.dumps(work)
 
     def _call(self, works: list[str], *, apart: bool = False) -> Callable[[], Awaitable[list[Any]]]:
         """One numbered batch, to be sent as often as it takes."""
@@ -267,10 +217,10 @@ class Writer:
                 await connection.execute(f"set local idle_in_transaction_session_timeout = '{IDLE}'")
             if not await connection.fetchval(self._mark, self.id, number, self._clock.now()):
                 return _tuples(await connection.fetchval(self._answer, self.id))
-            rows = _tuples(await connection.fetchval(run, self._work([operation.lines])))
+            rows = _tuples(await connection.fetchval(run, work([operation.lines])))
             if not any(row[0] == "stale" for row in rows):
                 lines = await run_body(operation, connection)
-                rows += _tuples(await connection.fetchval(run, self._work([lines])))
+                rows += _tuples(await connection.fetchval(run, work([lines])))
             await connection.execute(self._keep, self.id, json.dumps([[0, *row] for row in rows]))
         return rows
 

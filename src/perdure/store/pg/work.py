@@ -1,0 +1,77 @@
+"""Operations as the functions of a schema take them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from perdure.store.operation import ORDER, Line
+from perdure.store.pg.function import group_of
+from perdure.store.queries import statements
+
+_NUMBERS = {"run", "number", "parent"}
+_IDS = {"id", "run_id", "child", "parent_id"}
+_OTHERS = {
+    "free_id", "register_worker", "start", "start_child", "fork_child", "add_tag", "start_trace", "add_blob_ref",
+    "copy_entry",
+}  # fmt: skip
+"""Statements whose id is not that of a run which others may be writing."""
+_FENCED = {"append", "take", "take_keyed", "trace_run", "forget"}
+"""Statements that come with others which name the same run."""
+_PARENTS = {"ask_children", "cancel_children"}
+
+
+def work(operations: Iterable[list[Line]], *, locking: bool = True) -> str:
+    """
+    What the functions are given: the rows of each statement, and whose rows to lock before all else.
+
+    Args:
+        operations: Each one's lines; rows that come back are tagged with its place.
+        locking: Off where nothing may be kept from others until a caller commits.
+    """
+    found: dict[str, Any] = {}
+    locks: dict[str, set[Any]] = {}
+    known = _known()
+    for tag, lines in enumerate(operations):
+        for name, parameters in lines:
+            tagged, group, locked = known[name]
+            row = (tag, *parameters) if tagged else parameters
+            if name in found:
+                found[name].append(row)
+            else:
+                found[name] = [row]
+                found[group] = 1
+            for kind, place in locked:
+                locks.setdefault(kind, set()).add(parameters[place])
+    if locking:
+        for kind, values in locks.items():
+            found[kind] = list(values)
+    return json.dumps(found)
+
+
+@cache
+def _known() -> dict[str, tuple[bool, str, list[tuple[str, int]]]]:
+    """Of each statement: whether it is tagged, its group, and which of its parameters say whose rows to lock."""
+    known = {}
+    for name in ORDER:
+        statement = statements("postgres")[name]
+        known[name] = statement.tagged, group_of(name), _locks(name, statement.parameters[statement.tagged :])
+    return known
+
+
+def _locks(name: str, parameters: tuple[str, ...]) -> list[tuple[str, int]]:
+    """Which parameters of a statement, without the tag, say whose rows to lock."""
+    if name in _FENCED:
+        return []
+    found = [("#runs", place) for place, parameter in enumerate(parameters) if parameter in _NUMBERS]
+    if name not in _OTHERS or name == "fork_child":
+        found += [
+            ("#ids", place)
+            for place, parameter in enumerate(parameters)
+            if parameter in _IDS and not (name == "fork_child" and parameter == "id")
+        ]
+    if name in _PARENTS:
+        found.append(("#parents", parameters.index("run")))
+    return found
