@@ -15,7 +15,6 @@ from typing import (
     Concatenate,
     Literal,
     ParamSpec,
-    Protocol,
     Self,
     TypeVar,
     TypeVarTuple,
@@ -33,6 +32,7 @@ from perdure.codec.payload import Codec, Payloads
 from perdure.engine.annotation import check_context
 from perdure.engine.child import Takes0, Takes1, Takes2, Takes3
 from perdure.engine.context import Context
+from perdure.engine.decorator import StepDecorator, WorkflowDecorator
 from perdure.engine.definition import AsyncStep, Registry, Step, StepOptions, SyncStep, Workflow, WorkflowOptions
 from perdure.engine.observer import Observer, joined
 from perdure.engine.threaded import SyncContext
@@ -59,24 +59,6 @@ C = TypeVar("C")
 Ts = TypeVarTuple("Ts")
 Synchronous = Literal["FULL", "NORMAL"]
 log = logging.getLogger("perdure.worker")
-
-
-class StepDecorator(Protocol):
-    """What ``@app.step(…)`` applies to the function."""
-
-    @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncStep[P, R]: ...  # type: ignore[overload-overlap]  # the first one that fits counts
-    @overload
-    def __call__(self, fn: Callable[P, R], /) -> SyncStep[P, R]: ...
-
-
-class WorkflowDecorator(Protocol):
-    """What ``@app.workflow(…)`` applies to the function."""
-
-    @overload
-    def __call__(self, fn: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
-    @overload
-    def __call__(self, fn: Callable[Concatenate[SyncContext, P], R], /) -> Workflow[P, R]: ...
 
 
 class App:

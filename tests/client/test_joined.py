@@ -20,7 +20,6 @@ from perdure.errors import (
     QueueDraining,
     RunNotFound,
     SchemaMissing,
-    StoreUnavailable,
     UnknownQueue,
 )
 
@@ -63,6 +62,20 @@ def schema_of(app) -> str:
 async def ended(app, run_id):
     async with asyncio.timeout(PATIENCE):
         return await app.handle(run_id).result()
+
+
+async def until(look) -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            if await look():
+                return
+            await asyncio.sleep(0.005)
+
+
+async def parked(run) -> bool:
+    info = await run.info()
+    return info.status == "waiting" and info.owner is None
 
 
 async def ids(app) -> list[str]:
@@ -353,7 +366,8 @@ def test_debounce_and_batch(app):
         async with app, outside(app) as connection:
             async with connection.transaction():
                 runs = [
-                    await app.start("ship", n, debounce=Debounce("k", wait=0.3), transaction=connection) for n in range(3)
+                    await app.start("ship", n, debounce=Debounce("k", wait=0.3), transaction=connection)
+                    for n in range(3)
                 ]
                 items = [await app.batch("gather", n, size=3, wait=60, transaction=connection) for n in range(3)]
             assert len({run.id for run in runs}) == 1
@@ -398,9 +412,7 @@ def test_a_signal_holds_nobody_up(app):
                 # The run goes on, records a step and parks while the other message is not committed yet.
                 assert await app.signal(run.id, "go", "first")
                 assert await ended(app, (await app.start("ship", 1)).id) == 2
-                async with asyncio.timeout(PATIENCE):
-                    while (await run.info()).status != "waiting" or (await run.info()).owner is not None:
-                        await asyncio.sleep(0)
+                await until(lambda: parked(run))
             assert await ended(app, run.id) == ["first", "second"]
 
     app.workflow(chat)
@@ -425,9 +437,7 @@ def test_a_run_that_parks_between_the_signal_and_the_commit(app):
             async with connection.transaction():
                 assert await app.signal(run.id, "go", "there", transaction=connection)
                 gate.set()
-                async with asyncio.timeout(PATIENCE):
-                    while (await run.info()).owner is not None:
-                        await asyncio.sleep(0)
+                await until(lambda: parked(run))
             assert await ended(app, run.id) == "there"
             with pytest.raises(RunFinished):
                 async with connection.transaction():
@@ -491,11 +501,11 @@ def test_workers_of_other_processes_hear_of_the_commit(listen):
     url = server().url(listen=listen)
 
     async def main() -> None:
+        async def listening() -> bool:
+            return worker.client.store._notice.listening == (listen == "on")
+
         async with app_on(url) as worker, app_on(url).connected() as caller, outside(worker) as connection:
-            if listen == "on":
-                async with asyncio.timeout(PATIENCE):
-                    while not worker.client.store._notice.listening:
-                        await asyncio.sleep(0)
+            await until(listening)
             for n in range(3):
                 async with connection.transaction():
                     run = await caller.start("ship", n, transaction=connection)
@@ -537,9 +547,11 @@ def test_what_is_no_open_transaction(app):
 def test_a_file_without_a_transaction(tmp_path):
     """Each statement of a start would be a commit of its own."""
     app = app_on(f"sqlite:///{tmp_path / 'runs.db'}")
-    with closing(sqlite3.connect(tmp_path / "runs.db", isolation_level=None)) as connection:
-        with pytest.raises(InvalidOption, match="no transaction"):
-            app.inside(connection)
+    with (
+        closing(sqlite3.connect(tmp_path / "runs.db", isolation_level=None)) as connection,
+        pytest.raises(InvalidOption, match="no transaction"),
+    ):
+        app.inside(connection)
     with pytest.raises(InvalidOption, match="in memory"):
         app_on("sqlite://").inside(connection)
 
@@ -560,4 +572,3 @@ def test_another_database(app):
             app.inside(plain).start("ship", 1)
 
     asyncio.run(main())
-    assert StoreUnavailable.retryable

@@ -12,7 +12,7 @@ import json
 import asyncpg
 import pytest
 from storekit.database import ALL, claim, entry, line, start
-from storekit.kinds import NOW, PostgresSchema, StillClock
+from storekit.kinds import NOW, PostgresSchema
 from storekit.system import RUN_COLUMNS
 
 from perdure.model.status import Status
@@ -20,7 +20,7 @@ from perdure.store.operation import ORDER
 from perdure.store.pg.dialect import within
 from perdure.store.pg.function import functions
 from perdure.store.pg.migrate import prepare
-from perdure.store.pg.writer import Writer
+from perdure.store.pg.work import work
 from perdure.store.record import Record
 
 LATER = NOW + 1_000_000
@@ -37,7 +37,6 @@ class Bench:
         self.address = kind.store().address
         self.schema = self.address.schema
         self.run = f"select {functions(self.schema).run}($1::jsonb)"
-        self.writer = Writer(self.address, StillClock())
         self.watch = await self.address.connect()
         await prepare(self.watch, self.schema, NOW, migrating=True)
         self.connections = [await self.address.connect() for _ in range(3)]
@@ -47,7 +46,7 @@ class Bench:
             await connection.close()
 
     async def apply(self, *lines) -> list[list]:
-        answer = await self.watch.fetchval(self.run, self.writer._work([list(lines)]))
+        answer = await self.watch.fetchval(self.run, work([list(lines)]))
         return [list(row.values())[1:] for row in json.loads(answer)]
 
     async def reset(self, status: str) -> None:
@@ -115,6 +114,10 @@ class Bench:
             line("wake_id", id="a", topic="signal:go", now=NOW),
         ]
 
+    def joins(self):
+        """A signal in a caller's transaction."""
+        return self.sends()
+
     def cancels(self):
         return [
             line("send", run_id="a", topic="control:cancel", key=None, data="1", now=NOW),
@@ -162,15 +165,16 @@ def is_lost(run) -> bool:
 
 
 class Actor:
-    """One transaction, statement by statement."""
+    """One transaction, statement by statement; a caller's locks nothing before it comes to wake-ups, at its commit."""
 
-    def __init__(self, bench: Bench, connection, lines) -> None:
+    def __init__(self, bench: Bench, connection, make) -> None:
         self.bench, self.connection = bench, connection
-        work = json.loads(bench.writer._work([list(lines)]))
-        locks = {name: work[name] for name in LOCKS if name in work}
-        groups = {name: 1 for name in work if name[0] == "#" and name not in LOCKS}
-        self.steps = [locks] if locks and bench.locking else []
-        self.steps += [{name: work[name], **groups} for name in ORDER if name in work]
+        found = json.loads(work([list(getattr(bench, make)())]))
+        locks = {name: found[name] for name in LOCKS if name in found}
+        groups = {name: 1 for name in found if name[0] == "#" and name not in LOCKS}
+        self.steps = [{name: found[name], **groups} for name in ORDER if name in found]
+        if locks and bench.locking:
+            self.steps.insert(make.startswith("joins"), locks)
         self.size = len(self.steps) + 1
         self.at = 0
         self.pending: asyncio.Task | None = None
@@ -220,10 +224,7 @@ class Actor:
 async def interleaved(bench, status, makers, order, then) -> str:
     """The end after the makers' transactions ran in this order of steps."""
     await bench.reset(status)
-    actors = [
-        Actor(bench, connection, getattr(bench, make)())
-        for connection, make in zip(bench.connections, makers, strict=False)
-    ]
+    actors = [Actor(bench, connection, make) for connection, make in zip(bench.connections, makers, strict=False)]
     for which in order:
         await actors[which].step()
     for _ in range(len(actors) + 1):
@@ -271,12 +272,22 @@ CASES = [
     ("waiting", ("sends", "sends")),
     ("waiting", ("sends", "cancels")),
     ("waiting", ("parent_fails", "sends")),
+    ("owned", ("parks", "joins")),
+    ("owned", ("finishes", "joins")),
+    ("owned", ("expires", "joins")),
+    ("owned", ("parent_fails", "joins")),
+    ("waiting", ("joins", "joins")),
     ("due", ("claims", "claims_too")),
     ("due", ("claims", "cancels")),
     ("due", ("claims", "parent_fails")),
     ("owned", ("writes", "expires", "claims")),
 ]
-UNSAFE = [("owned", ("parks", "sends")), ("owned", ("writes", "expires")), ("owned", ("parent_parks", "finishes"))]
+UNSAFE = [
+    ("owned", ("parks", "sends")),
+    ("owned", ("parks", "joins")),
+    ("owned", ("writes", "expires")),
+    ("owned", ("parent_parks", "finishes")),
+]
 """Where it is the locks that make it right."""
 NAMES = {"ids": lambda value: value if isinstance(value, str) else "+".join(value)}
 
@@ -290,7 +301,7 @@ async def strange_ends(kind, status, makers, *, locking=True):
     try:
         bench.locking = locking
         await bench.reset(status)
-        sizes = [Actor(bench, None, getattr(bench, make)()).size for make in makers]
+        sizes = [Actor(bench, None, make).size for make in makers]
         allowed = set()
         for order in itertools.permutations(range(len(makers))):
             steps = [which for which in order for _ in range(sizes[which])]
