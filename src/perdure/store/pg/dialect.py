@@ -52,6 +52,11 @@ def channel(schema: str) -> str:
     return f"perdure:{schema}"
 
 
+def literal(text: str) -> str:
+    """A text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 @cache
 def readable(schema: str) -> dict[str, str]:
     """The text of every statement that is run by itself, with parameters $1, $2 and so on."""

@@ -17,7 +17,7 @@ from string import Template
 from perdure.model.queue import REPLACED, UNBOUNDED
 from perdure.store.operation import ORDER
 from perdure.store.pg.clock import NOW
-from perdure.store.pg.dialect import channel, in_function, quoted, type_of, within
+from perdure.store.pg.dialect import channel, in_function, literal, quoted, type_of, within
 from perdure.store.queries import read_sql, statements
 
 SETTINGS = (
@@ -65,7 +65,9 @@ def functions(schema: str) -> Functions:
     mark = hashlib.sha256(whole.encode()).hexdigest()[:12]
     run, apply, join = (f"{quoted(schema)}.perdure_{name}_{mark}" for name in ("run", "apply", "join"))
     sql = within(schema, body) + _APPLY.substitute(settings=_settings(), writers=within(schema, "perdure_writers"))
-    sql += within(schema, joined).replace("@channel", channel(schema).replace("'", "''"))
+    sql += within(schema, joined)
+    for name, value in (("run", run), ("channel", channel(schema))):
+        sql = sql.replace(f"@literal({name})", literal(value))
     sql = sql.replace("@run", run).replace("@apply", apply).replace("@join", join)
     return Functions(sql, apply, run, join, f"perdure_run_{mark}")
 

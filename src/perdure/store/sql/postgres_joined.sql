@@ -21,17 +21,17 @@ begin
     where r.part[2] in ('sent', 'asked')
   );
   if _later is not null and cardinality(_mail) > 0 then
-    insert into perdure_at_commit (function, work) values ('@run', _later);
+    insert into perdure_at_commit (function, work) values (@literal(run), _later);
   end if;
   -- Runs that are asked to make room for this one.
   insert into perdure_at_commit (function, work)
-  select '@run', @groups(cancel) || jsonb_build_object(
+  select @literal(run), @groups(cancel) || jsonb_build_object(
     '#ids', jsonb_build_array(r.id), 'cancel', jsonb_build_array(jsonb_build_array(0, r.id, _now))
   )
   from perdure_runs r
   where r.number = any (_mail) and _work ? 'ask_named';
   if _tell then
-    perform pg_notify('@channel', json_build_array('', true, '[]'::json, '[]'::json, to_json(_mail))::text);
+    perform pg_notify(@literal(channel), json_build_array('', true, '[]'::json, '[]'::json, to_json(_mail))::text);
   end if;
   return _out;
 end $perdure$;
