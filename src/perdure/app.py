@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import (
@@ -18,27 +17,23 @@ from typing import (
     Self,
     TypeVar,
     TypeVarTuple,
-    Unpack,
     overload,
 )  # fmt: skip
 
 from perdure.client.client import Client
-from perdure.client.command import KEEP, STALE_AFTER_S, Command
+from perdure.client.face import Face
 from perdure.client.guest import Guest, Inside
-from perdure.client.handle import RunHandle
-from perdure.client.starter import Starter
 from perdure.clock import Clock, SystemClock, duration
 from perdure.codec.payload import Codec, Payloads
 from perdure.engine.annotation import check_context
-from perdure.engine.child import Takes0, Takes1, Takes2, Takes3
 from perdure.engine.context import Context
-from perdure.engine.decorator import StepDecorator, WorkflowDecorator
-from perdure.engine.definition import AsyncStep, Registry, Step, StepOptions, SyncStep, Workflow, WorkflowOptions
+from perdure.engine.decorator import StepDecorator, WorkflowDecorator, workflow_options
+from perdure.engine.definition import AsyncStep, Registry, Step, StepOptions, SyncStep, Workflow
 from perdure.engine.observer import Observer, joined
 from perdure.engine.threaded import SyncContext
 from perdure.errors import InvalidOption, StoreClosed
 from perdure.model.limits import Limits
-from perdure.model.queue import Debounce, Dedupe, Queue
+from perdure.model.queue import Queue
 from perdure.store.batch import Probe
 from perdure.store.caller import check_plain
 from perdure.store.changes import Changes
@@ -61,7 +56,7 @@ Synchronous = Literal["FULL", "NORMAL"]
 log = logging.getLogger("perdure.worker")
 
 
-class App:
+class App(Face):
     """
     Workflows, and the database that their runs live in.
 
@@ -383,52 +378,6 @@ class App:
         """The worker of this process, while there is one."""
         return self._worker
 
-    # ------------------------------------------------------------------------------------- callers
-    @overload
-    async def start(
-        self, workflow: Takes0[R], /, *, id: str | None = ..., tags: Iterable[str] = ...,
-        timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
-        key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
-        debounce: Debounce | None = ..., version: str | None = ..., transaction: object = ...,
-    ) -> RunHandle[R]: ...  # fmt: skip
-    @overload
-    async def start(
-        self, workflow: Takes1[A, R], a: A, /, *, id: str | None = ..., tags: Iterable[str] = ...,
-        timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
-        key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
-        debounce: Debounce | None = ..., version: str | None = ..., transaction: object = ...,
-    ) -> RunHandle[R]: ...  # fmt: skip
-    @overload
-    async def start(
-        self, workflow: Takes2[A, B, R], a: A, b: B, /, *, id: str | None = ..., tags: Iterable[str] = ...,
-        timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
-        key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
-        debounce: Debounce | None = ..., version: str | None = ..., transaction: object = ...,
-    ) -> RunHandle[R]: ...  # fmt: skip
-    @overload
-    async def start(
-        self, workflow: Takes3[A, B, C, R], a: A, b: B, c: C, /, *, id: str | None = ..., tags: Iterable[str] = ...,
-        timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
-        key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
-        debounce: Debounce | None = ..., version: str | None = ..., transaction: object = ...,
-    ) -> RunHandle[R]: ...  # fmt: skip
-    @overload
-    async def start(self, workflow: str, /, *args: Any, **options: Any) -> RunHandle[Any]: ...
-    async def start(
-        self, workflow: Any, /, *args: Any, transaction: object = None, **options: Any
-    ) -> RunHandle[Any]:  # fmt: skip
-        """
-        See `Client.start`; the input follows the workflow.
-
-        Args:
-            transaction: A connection of yours to the same database, or a session of SQLAlchemy. The run is there when
-                the transaction that it has open commits, and never was if it does not; nothing is durable before.
-        """
-        return await self._starter(transaction).start(workflow, args, **options)
-
-    def _starter(self, transaction: object) -> Starter[RunHandle[Any]]:
-        return self.client if transaction is None else self.client.joining(transaction)
-
     def inside(self, connection: object) -> Inside:
         """
         Start runs and send signals in a transaction of yours, from code without an event loop.
@@ -450,60 +399,3 @@ class App:
                 registry=self.registry, limits=self.limits, observer=self._observer,
             )
         )  # fmt: skip
-
-    async def batch(
-        self, workflow: Takes1[list[A], R], item: A, /, *, size: int, wait: float | timedelta, key: str = "",
-        queue: Queue | str | None = None, transaction: object = None,
-    ) -> RunHandle[R]:  # fmt: skip
-        """See `Client.batch`; for `transaction`, `start`."""
-        given: Any = workflow
-        return await self._starter(transaction).batch(given, item, size=size, wait=wait, key=key, queue=queue)
-
-    @overload
-    def handle(self, run_id: str, workflow: Workflow[..., R]) -> RunHandle[R]: ...
-    @overload
-    def handle(self, run_id: str, workflow: str | None = None) -> RunHandle[Any]: ...
-    def handle(self, run_id: str, workflow: Any = None) -> RunHandle[Any]:
-        """See `Client.handle`."""
-        return self.client.handle(run_id, workflow)
-
-    async def signal(
-        self, run_id: str, name: str, data: Any = None, *, key: str | None = None, transaction: object = None
-    ) -> bool:
-        """See `Client.signal`; for `transaction`, `start`."""
-        return await self._starter(transaction).signal(run_id, name, data, key=key)
-
-    async def cancel(self, run_id: str, reason: str = "", *, compensate: bool = False) -> None:
-        """See `Client.cancel`."""
-        await self.client.cancel(run_id, reason, compensate=compensate)
-
-    async def command(
-        self,
-        key: str,
-        fn: Callable[[Command, Unpack[Ts]], Awaitable[R]],
-        /,
-        *args: *Ts,
-        name: str | None = None,
-        stale_after: float | timedelta = STALE_AFTER_S,
-        keep: float | timedelta | None = KEEP,
-    ) -> R:
-        """See `Client.command`: do something once, however often it is asked for under this key."""
-        return await self.client.command(key, fn, *args, name=name, stale_after=stale_after, keep=keep)
-
-    async def move_version(self, run_id: str, version: str) -> None:
-        """See `Steering.move_version`: let a run go on with another version of its workflow."""
-        await self.client.move_version(run_id, version)
-
-
-def workflow_options(options: dict[str, Any]) -> WorkflowOptions:
-    """
-    The options of a workflow, as a user gave them.
-
-    Raises:
-        InvalidOption: There is no such option, or it is wrong.
-    """
-    try:
-        return WorkflowOptions(**options)
-    except TypeError as error:
-        option = "workflow options"
-        raise InvalidOption(option, str(error)) from None

@@ -1,4 +1,4 @@
-"""The types of what `App.step` and `App.workflow` give when they get options."""
+"""What `App.step` and `App.workflow` give when they get options, and what options there are."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from perdure.engine.context import Context
-from perdure.engine.definition import AsyncStep, SyncStep, Workflow
+from perdure.engine.definition import AsyncStep, SyncStep, Workflow, WorkflowOptions
 from perdure.engine.threaded import SyncContext
+from perdure.errors import InvalidOption
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,3 +30,17 @@ class WorkflowDecorator(Protocol):
     def __call__(self, fn: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
     @overload
     def __call__(self, fn: Callable[Concatenate[SyncContext, P], R], /) -> Workflow[P, R]: ...
+
+
+def workflow_options(options: dict[str, Any]) -> WorkflowOptions:
+    """
+    The options of a workflow, as a user gave them.
+
+    Raises:
+        InvalidOption: There is no such option, or it is wrong.
+    """
+    try:
+        return WorkflowOptions(**options)
+    except TypeError as error:
+        option = "workflow options"
+        raise InvalidOption(option, str(error)) from None
