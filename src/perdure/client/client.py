@@ -40,8 +40,12 @@ class Client(Starter[RunHandle[Any]], Steering, Queues, Upkeep, Commands):
 
     store: Store
 
-    def _started(self, run_id: str, returns: TypeCodec) -> RunHandle[Any]:
-        return RunHandle(self, run_id, returns)
+    def _started(self, run_id: str, returns: TypeCodec, number: int | None = None) -> RunHandle[Any]:
+        return RunHandle(self, run_id, returns, number)
+
+    def drives(self, number: int) -> bool:
+        """Whether a worker of this process drives the run."""
+        return self.adopter is not None and self.adopter.drives(number)
 
     async def _insert(self, operation: Operation, run: tuple[Any, ...] | None, trace: str | None) -> list[Row]:
         """Insert a run; the worker of this process begins to drive it as soon as it is durable, if that was agreed."""

@@ -32,7 +32,7 @@ class Guest(Starter[H]):
         super().__init__(store, **parts)
         self._given = given
 
-    def _started(self, run_id: str, returns: TypeCodec) -> H:
+    def _started(self, run_id: str, returns: TypeCodec, _number: int | None = None) -> H:
         return self._given(run_id, returns)
 
     async def _insert(self, operation: Operation, _run: tuple[Any, ...] | None, _trace: str | None) -> list[Row]:

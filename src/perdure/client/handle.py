@@ -10,7 +10,7 @@ from perdure.codec.failure import decode_error
 from perdure.codec.value import TypeCodec
 from perdure.errors import RunCancelled, RunFailed
 from perdure.model.entry import Entry
-from perdure.model.run import RunRow
+from perdure.model.run import End
 from perdure.model.status import Status
 from perdure.store.load import load_run, resolve
 
@@ -29,8 +29,9 @@ class RunHandle(Generic[R]):
         id: The run's id.
     """
 
-    def __init__(self, client: Client, run_id: str, returns: TypeCodec) -> None:
+    def __init__(self, client: Client, run_id: str, returns: TypeCodec, number: int | None = None) -> None:
         self.id = run_id
+        self._number = number
         self._client = client
         self._returns = returns
 
@@ -58,13 +59,13 @@ class RunHandle(Generic[R]):
             RunCancelled: It was cancelled.
             RunNotFound: There is no run with this id.
         """
-        row = await self._finished()
-        if row.status == Status.COMPLETED:
-            text = await self._text(row.output or "null")
+        end = await self._end()
+        if end.status == Status.COMPLETED:
+            text = await self._text(end.output or "null")
             value: R = self._returns.decode(text, f"The result of run {self.id!r}")
             return value
-        error = decode_error(await self._text(row.error or "null"))
-        if row.status == Status.CANCELLED:
+        error = decode_error(await self._text(end.error or "null"))
+        if end.status == Status.CANCELLED:
             raise error if isinstance(error, RunCancelled) else RunCancelled(self.id)
         raise RunFailed(self.id, error)
 
@@ -100,20 +101,26 @@ class RunHandle(Generic[R]):
             finally:
                 waiter.cancel()
 
-    async def _finished(self) -> RunRow:
-        row = await load_run(self._client.store, self.id)
-        while not row.finished:
-            waiter = self._client.store.changes.watch(row.number, until_end=True)
+    async def _end(self) -> End:
+        """How the run has ended; where it is driven here, its end comes without a look at the store."""
+        client, number = self._client, self._number
+        if number is None or not client.drives(number):
+            row = await load_run(client.store, self.id)
+            if row.end is not None:
+                return row.end
+            number = row.number
+        while True:
+            waiter = client.store.changes.watch(number, until_end=True)
             try:
-                row = await load_run(self._client.store, self.id)
-                if row.finished:
-                    break
-                self._client.store.start_polling()
-                await waiter
+                end = None
+                if not client.drives(number):
+                    end = (await load_run(client.store, self.id)).end
+                    client.store.start_polling()
+                end = end or await waiter
             finally:
                 waiter.cancel()
-            row = await load_run(self._client.store, self.id)
-        return row
+            if end is not None:
+                return end
 
     async def _text(self, stored: str) -> str:
         return self._client.payloads.open(await resolve(self._client.store, stored))

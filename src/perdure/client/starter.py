@@ -42,6 +42,9 @@ class Adopter(Protocol):
     def unreserve(self) -> None:
         """The run was not inserted after all."""
 
+    def drives(self, number: int) -> bool:
+        """Whether it drives this run, so that its end, if it comes, comes from here."""
+
 
 class Starter(ABC, Generic[H]):
     """
@@ -72,8 +75,8 @@ class Starter(ABC, Generic[H]):
         self._observer = observer
 
     @abstractmethod
-    def _started(self, run_id: str, returns: TypeCodec) -> H:
-        """What is given for a run that was started."""
+    def _started(self, run_id: str, returns: TypeCodec, number: int | None = None) -> H:
+        """What is given for a run that was started; its number if it is new."""
 
     @abstractmethod
     async def _insert(self, operation: Operation, run: tuple[Any, ...] | None, trace: str | None) -> list[Row]:
@@ -165,7 +168,7 @@ class Starter(ABC, Generic[H]):
         rows = await self._insert(operation, run if owner is not None else None, trace)
         if not rows:
             await self._check_same(run_id, definition, text, version)
-        return self._started(run_id, definition.call.returns)
+        return self._started(run_id, definition.call.returns, rows[0][1] if rows else None)
 
     async def batch(
         self,

@@ -76,6 +76,19 @@ class RunRow(NamedTuple):
         """Whether the run has ended in this generation."""
         return self.status in TERMINAL
 
+    @property
+    def end(self) -> End | None:
+        """How it has ended in this generation, if it has."""
+        return End(self.status, self.output, self.error) if self.finished else None
+
+
+class End(NamedTuple):
+    """How a run has ended, as it is stored: large payloads by name, sealed ones sealed."""
+
+    status: str
+    output: str | None
+    error: str | None
+
 
 class Claimed(NamedTuple):
     """

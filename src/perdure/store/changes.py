@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+from perdure.model.run import End
+
+Waiter = asyncio.Future[End | None]
 
 
 class Changes:
@@ -18,8 +22,8 @@ class Changes:
     def __init__(self) -> None:
         self._due: list[Callable[[bool], None]] = []
         self._mail: list[Callable[[set[int] | None], None]] = []
-        self._waiters: dict[int, list[asyncio.Future[None]]] = {}
-        self._enders: dict[int, list[asyncio.Future[None]]] = {}
+        self._waiters: dict[int, list[Waiter]] = {}
+        self._enders: dict[int, list[Waiter]] = {}
 
     def on_due(self, callback: Callable[[bool], None]) -> None:
         """Call it whenever a run may have become due, with whether another process has committed that."""
@@ -36,14 +40,14 @@ class Changes:
                 listeners.remove(callback)
 
     def committed(
-        self, changed: set[int], ended: set[int], mail: set[int], *, due: bool, elsewhere: bool = False
+        self, changed: set[int], ended: Mapping[int, End | None], mail: set[int], *, due: bool, elsewhere: bool = False
     ) -> None:
         """
         After a commit.
 
         Args:
             changed: Numbers of the runs whose journals or rows it changed.
-            ended: Those of them that have ended by it.
+            ended: Those of them that have ended by it, and how where that is known.
             mail: Runs that have got messages.
             due: Whether a run may have become due.
             elsewhere: Another process has made it, and told of it.
@@ -56,8 +60,8 @@ class Changes:
                 notify_mail(mail)
         for number in self._waiters.keys() & changed if self._waiters else ():
             _release(self._waiters, number)
-        for number in self._enders.keys() & ended if self._enders else ():
-            _release(self._enders, number)
+        for number in self._enders.keys() & ended.keys() if self._enders else ():
+            _release(self._enders, number, ended[number])
 
     @property
     def awaited(self) -> list[int]:
@@ -80,9 +84,9 @@ class Changes:
         for number in tuple(self._enders) if ended is None else ended:
             _release(self._enders, number)
 
-    def watch(self, number: int, *, until_end: bool = False) -> asyncio.Future[None]:
+    def watch(self, number: int, *, until_end: bool = False) -> Waiter:
         """
-        A future that is done when this run has changed, or has ended.
+        A future that is done when this run has changed, or has ended; its result is how, where that is known.
 
         Take it before reading the run, so that no change falls between. Cancel it when not needed.
         """
@@ -98,13 +102,13 @@ class Changes:
         return bool(self._waiters)
 
 
-def _release(waiters: dict[int, list[asyncio.Future[None]]], number: int) -> None:
+def _release(waiters: dict[int, list[Waiter]], number: int, end: End | None = None) -> None:
     for waiter in waiters.pop(number, ()):
         if not waiter.done():
-            waiter.set_result(None)
+            waiter.set_result(end)
 
 
-def _drop(waiters: dict[int, list[asyncio.Future[None]]], number: int, waiter: asyncio.Future[None]) -> None:
+def _drop(waiters: dict[int, list[Waiter]], number: int, waiter: Waiter) -> None:
     there = waiters.get(number)
     if there and waiter in there:
         there.remove(waiter)

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from perdure.errors import Overloaded, StoreClosed
+from perdure.model.run import End
 from perdure.store.changes import Changes
 from perdure.store.operation import Done, Operation, Outcome
 
@@ -117,7 +118,7 @@ class Committer(ABC):
 
     def _answer(self, operations: list[Operation], dones: list[Done], outcomes: list[Outcome]) -> None:
         changed: set[int] = set()
-        ended: set[int] = set()
+        ended: dict[int, End | None] = {}
         mail: set[int] = set()
         made_due = False
         watched = self._changes.watched or self._published is not None
@@ -126,14 +127,14 @@ class Committer(ABC):
                 made_due = made_due or operation.makes_due
                 if watched:
                     changed |= operation.changed
-                if operation.ends:
-                    ended |= operation.changed
+                if operation.end is not None and not any(row[0] == "stale" for row in rows):
+                    ended.update(dict.fromkeys(operation.changed, operation.end))
             if rows:
                 mail.update(row[1] for row in rows if row[0] in _MAIL_LABELS)
             done(rows, error)
         if made_due or changed or ended or mail:
             if self._published is not None:
-                self._published(changed | mail, ended, mail, made_due)
+                self._published(changed | mail, set(ended), mail, made_due)
             self._changes.committed(changed | mail, ended, mail, due=made_due)
         self._go_on()
 

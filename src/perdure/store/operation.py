@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from perdure.model.run import End
+
 Line = tuple[str, tuple[Any, ...]]
 """A statement's name and its parameters, without the tag."""
 
@@ -138,12 +140,12 @@ class Operation:
     Attributes:
         lines: Statements with parameters; order within one statement is kept.
         changed: Numbers of runs whose watchers must look again after the commit.
-        ends: Whether those runs have ended by it.
+        end: How its one run has ended by it, if it has.
         makes_due: Whether a run may have become due, so that workers look for it.
         body: Runs inside the same transaction, for a user's own rows, and returns more lines.
     """
 
-    __slots__ = ("body", "changed", "ends", "lines", "makes_due")
+    __slots__ = ("body", "changed", "end", "lines", "makes_due")
 
     def __init__(
         self,
@@ -155,7 +157,7 @@ class Operation:
     ) -> None:
         self.lines: list[Line] = list(lines)
         self.changed = set(changed)
-        self.ends = False
+        self.end: End | None = None
         self.makes_due = makes_due
         self.body = body
 

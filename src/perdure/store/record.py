@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from perdure.model.entry import Entry
 from perdure.model.queue import NO_TERMS, Terms
-from perdure.model.run import Message
+from perdure.model.run import End, Message
 from perdure.model.status import Status
 from perdure.store.operation import Operation
 
@@ -29,7 +29,8 @@ class Record(Operation):
         # Spelt out, as it is made for every step.
         self.lines = [("fence", (number, epoch))]
         self.changed = {number}
-        self.makes_due = self.ends = False
+        self.makes_due = False
+        self.end = None
         self.body = None
         self.number = number
         self.id = run_id
@@ -94,7 +95,7 @@ class Record(Operation):
             output = shelve(self, self.id, output)
         if error is not None and len(error) > self.inline_bytes:
             error = shelve(self, self.id, error)
-        self.ends = True
+        self.end = End(status.value, output, error)
         self.makes_due = self.makes_due or self.queued
         self.add("finish", self.number, self.epoch, status.value, output, error, now)
         if status is not Status.COMPLETED:

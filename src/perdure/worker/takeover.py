@@ -100,4 +100,4 @@ async def tell_expired(store: Store, rows: list[Row], observer: Observer | None)
     if len(expired) > MOST_LOGGED:
         log.warning("%d more runs were taken from dead workers", len(expired) - MOST_LOGGED)
     paused = {number for number, status in expired if status == Status.PAUSED}
-    store.changes.committed(paused, set(), set(), due=False)
+    store.changes.committed(paused, {}, set(), due=False)

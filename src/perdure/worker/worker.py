@@ -232,6 +232,10 @@ class Worker:
         """The run was not inserted after all."""
         self._reserved -= 1
 
+    def drives(self, number: int) -> bool:
+        """Whether it drives this run, so that its end, if it comes, comes from here."""
+        return number in self._drivers
+
     def adopt(self, run: Claimed) -> None:
         """Drive a run that was inserted as claimed by this worker."""
         self._reserved -= 1

@@ -10,7 +10,7 @@ def play(main):
 
 
 def tell(changes, changed=(), ended=(), mail=(), *, due=False):
-    changes.committed(set(changed), set(ended), set(mail), due=due)
+    changes.committed(set(changed), dict.fromkeys(ended), set(mail), due=due)
 
 
 def test_only_those_who_are_concerned_are_told():

@@ -192,7 +192,7 @@ class Notice:
         if changed is None or ended is None or mail is None:
             self._changes.committed_elsewhere()
         else:
-            self._changes.committed(set(changed), set(ended), set(mail), due=due, elsewhere=True)
+            self._changes.committed(set(changed), dict.fromkeys(ended), set(mail), due=due, elsewhere=True)
 
     async def _look(self) -> None:
         """Ask whether others have committed: often after something happened, less and less while all is quiet."""
