@@ -11,6 +11,7 @@ from storekit.kinds import NOW, SqliteFile
 
 from perdure.errors import OperationRefused, Overloaded, StoreBusy, StoreClosed, StoreFull
 from perdure.model.limits import Limits
+from perdure.model.run import End
 from perdure.store import batch, commit, sqlite_commit
 from perdure.store.operation import Operation
 
@@ -454,8 +455,8 @@ def test_those_who_watch_are_told_after_the_commit(kind, probe):
             await store.apply(refused)
         assert told == []
         last = Operation(changed=[number])
-        last.ends = True
+        last.end = End("completed", "1", None)
         await store.apply(last)
-        assert ender.done()
+        assert ender.result() == last.end
 
     play(kind, probe, main)

@@ -57,11 +57,11 @@ class CallCodec:
             InvalidInput: They do not fit the signature, or one does not fit its annotation.
             NotSerializable: One of them has no JSON form.
         """
-        bound = self._bound(args, kwargs)
+        arguments = self._bound(args, kwargs)
         parts = []
         for key, slot in self._slots.items():
-            if slot.name in bound.arguments:
-                value = bound.arguments[slot.name]
+            if slot.name in arguments:
+                value = arguments[slot.name]
                 if key.startswith("**"):
                     value = dict(sorted(value.items()))
                 parts.append(f'"{key}":{slot.codec.encode(value, slot.what)}')  # an identifier needs no escapes
@@ -74,11 +74,11 @@ class CallCodec:
         Raises:
             InvalidInput, NotSerializable: As for `encode`.
         """
-        bound = self._bound(values, named)
+        arguments = self._bound(values, named)
         parts = []
         for key, slot in self._slots.items():
-            if slot.name in bound.arguments:
-                given = ANY.encode(bound.arguments[slot.name], slot.what)
+            if slot.name in arguments:
+                given = ANY.encode(arguments[slot.name], slot.what)
                 parts.append(f'"{key}":{slot.codec.encode(slot.codec.decode(given, slot.what), slot.what)}')
         return f"{{{','.join(parts)}}}"
 
@@ -94,6 +94,8 @@ class CallCodec:
         arguments = {
             slot.name: slot.codec.decode(stored[key], slot.what) for key, slot in self._slots.items() if key in stored
         }
+        if self._in_order is not None and len(arguments) == len(self._in_order):
+            return tuple(arguments.values()), {}
         bound = BoundArguments(self._signature, arguments)
         bound.apply_defaults()
         return bound.args, bound.kwargs
@@ -127,9 +129,21 @@ class CallCodec:
             slots[key] = _Slot(name, codec_for(annotation), required, self._what(key))
         return slots
 
-    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> BoundArguments:
+    @cached_property
+    def _in_order(self) -> tuple[str, ...] | None:
+        """The parameters' names if each may be passed by its position; the common case, for which `inspect` is slow."""
+        parameters = self._signature.parameters.values()
+        if all(parameter.kind is Parameter.POSITIONAL_OR_KEYWORD for parameter in parameters):
+            return tuple(parameter.name for parameter in parameters)
+        return None
+
+    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments by their parameters' names, without defaults."""
+        names = self._in_order
+        if names is not None and not kwargs and len(args) == len(names):
+            return dict(zip(names, args, strict=True))
         try:
-            return self._signature.bind(*args, **kwargs)
+            return self._signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise InvalidInput(self._input, str(error)) from error
 

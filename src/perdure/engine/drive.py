@@ -50,7 +50,7 @@ class Driver:
     """
 
     __slots__ = (
-        "_alarm", "_checking", "_deferred", "_exclusive", "_grace", "_pausing", "_releasing", "_steps",
+        "_alarm", "_checking", "_deferred", "_exclusive", "_pausing", "_releasing", "_steps",
         "_waits", "_writer", "error", "host", "how", "machine", "run", "state", "workflow",
     )  # fmt: skip
 
@@ -69,7 +69,6 @@ class Driver:
         self._writer = Writer(host, run, self.machine, self.lose, self.crash)
         self._waits = Waits()
         self._steps = Steps(host, self.machine, self._waits, self._now, self.attempt_ended, self.deliver)
-        self._grace = micros(workflow.settings.grace)
         self._deferred: list[tuple[Attempt, str, Any, BaseException | None]] = []
         # Whether a transaction of the workflow is being committed, whose entry must be the next one.
         self._exclusive = False
@@ -384,7 +383,9 @@ class Driver:
         machine = self.machine
         if machine.compensating:
             return None
-        return self.run.deadline_at if machine.cancelled_at is None else machine.cancelled_at + self._grace
+        if machine.cancelled_at is None:
+            return self.run.deadline_at
+        return machine.cancelled_at + micros(self.workflow.settings.grace)
 
     @guarded
     def _wake(self) -> None:

@@ -130,6 +130,8 @@ class BatchRunner:
         return outcomes
 
     def _apply(self, batch: list[Operation]) -> list[Outcome]:
+        if len(batch) == 1 and batch[0].body is None:
+            return [(self._run_lines(batch[0].lines), None)]
         outcomes: list[Outcome] = [([], None) for _ in batch]
         buckets: dict[str, list[tuple[Any, ...]]] = {}
         statements = self._statements
@@ -166,27 +168,37 @@ class BatchRunner:
 
     def _apply_alone(self, operation: Operation) -> Outcome:
         """In a savepoint of its own, so that a failure undoes only this operation."""
-        outcomes: list[Outcome] = [([], None)]
+        error: Exception | None = None
         self._connection.execute("savepoint perdure_alone")
         try:
-            self._execute(self._bucket(operation.lines), outcomes)
-            if operation.body is not None and not any(row[0] == "stale" for row in outcomes[0][0]):
-                self._execute(self._bucket(operation.body(SqliteTransaction(self._connection))), outcomes)
-        except Exception as error:
+            rows = self._run_lines(operation.lines)
+            if operation.body is not None and not any(row[0] == "stale" for row in rows):
+                rows += self._run_lines(operation.body(SqliteTransaction(self._connection)))
+        except Exception as problem:
             if not self._connection.in_transaction:
                 # A failure of the disk has ended the whole transaction.
                 raise
             self._connection.execute("rollback to perdure_alone")
-            outcomes = [([], _typed(error, self._path, operation))]
+            rows, error = [], _typed(problem, self._path, operation)
         self._connection.execute("release perdure_alone")
-        return outcomes[0]
+        return rows, error
 
-    def _bucket(self, lines: list[Line]) -> dict[str, list[tuple[Any, ...]]]:
-        buckets: dict[str, list[tuple[Any, ...]]] = {}
-        for name, parameters in lines:
-            row = (0, *parameters) if self._statements[name].tagged else parameters
-            buckets.setdefault(name, []).append(row)
-        return buckets
+    def _run_lines(self, lines: list[Line]) -> list[Row]:
+        """Execute one operation's statements, in the order of `ORDER`; returns their rows."""
+        execute, statements = self._cursor.execute, self._statements
+        rows: list[Row] = []
+        for name, parameters in sorted(lines, key=_place) if len(lines) > 1 else lines:
+            statement = statements[name]
+            if statement.tagged:
+                rows += [row[1:] for row in execute(statement.sql, (0, *parameters))]
+            else:
+                for _ in execute(statement.sql, parameters):
+                    pass
+        return rows
+
+
+def _place(line: Line) -> int:
+    return _PLACE[line[0]]
 
 
 def _typed(error: Exception, path: str, operation: Operation) -> Exception:
