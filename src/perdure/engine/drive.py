@@ -381,10 +381,8 @@ class Driver:
     def _last_time(self) -> int | None:
         """When the run must end; one that is compensated takes the time it needs."""
         machine = self.machine
-        if machine.compensating:
-            return None
-        if machine.cancelled_at is None:
-            return self.run.deadline_at
+        if machine.cancelled_at is None or machine.compensating:
+            return None if machine.compensating else self.run.deadline_at
         return machine.cancelled_at + micros(self.workflow.settings.grace)
 
     @guarded

@@ -104,7 +104,7 @@ class RunCodec(CallCodec):
         return super().from_json(values, named)
 
     def _check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        given = self._bound(args, kwargs).arguments.get("config") or {}
+        given = self._bound(args, kwargs).get("config") or {}
         if not isinstance(given, Mapping):
             return  # which the argument's own type says better
         problems = config_problems(self.configs, given)
