@@ -21,6 +21,9 @@ from perdure.engine.threaded import SyncContext
 from perdure.errors import (
     ChildFailed,
     InvalidInput,
+    LeaseHeld,
+    LeaseLost,
+    ManifestMismatch,
     PerdureError,
     ReceiveTimedOut,
     RecordedError,
@@ -29,6 +32,7 @@ from perdure.errors import (
     RunFailed,
     RunFinished,
     RunNotFound,
+    RunPaused,
     RunTimedOut,
     StartConflict,
     StepInterrupted,
@@ -46,6 +50,7 @@ from perdure.store.transaction import Transaction
 from perdure.worker.options import WorkerOptions
 
 if TYPE_CHECKING:
+    from perdure.durable import DurableResult, Suspended, emit_event, run_durable
     from perdure.flow.builder import Entry, Flow
     from perdure.flow.state import State
     from perdure.pipeline.batch import Batch, Pending
@@ -57,10 +62,11 @@ else:
         "Entry": "flow.builder", "Flow": "flow.builder", "State": "flow.state",
         "Batch": "pipeline.batch", "Pending": "pipeline.batch", "Pipeline": "pipeline.builder",
         "Stage": "pipeline.stage", "StageContext": "pipeline.context",
+        "DurableResult": "durable", "Suspended": "durable", "emit_event": "durable", "run_durable": "durable",
     }  # fmt: skip
 
     def __getattr__(name: str) -> object:
-        """Import what declares flows and pipelines when it is asked for: `import perdure` need not wait for it."""
+        """Import what not every program uses when it is asked for: `import perdure` need not wait for it."""
         if name not in _LATER:
             problem = f"module 'perdure' has no attribute {name!r}"
             raise AttributeError(problem)
@@ -79,10 +85,14 @@ __all__ = [
     "CurrentStep",
     "Debounce",
     "Dedupe",
+    "DurableResult",
     "Entry",
     "Flow",
     "InvalidInput",
+    "LeaseHeld",
+    "LeaseLost",
     "Limits",
+    "ManifestMismatch",
     "MapResult",
     "Pending",
     "PerdureError",
@@ -101,6 +111,7 @@ __all__ = [
     "RunHandle",
     "RunInfo",
     "RunNotFound",
+    "RunPaused",
     "RunTimedOut",
     "Stage",
     "StageContext",
@@ -111,6 +122,7 @@ __all__ = [
     "StepInfo",
     "StepInterrupted",
     "StepTimedOut",
+    "Suspended",
     "SyncContext",
     "Terminal",
     "TooFewSucceeded",
@@ -118,5 +130,7 @@ __all__ = [
     "WorkerOptions",
     "Workflow",
     "current_step",
+    "emit_event",
     "joined_id",
+    "run_durable",
 ]

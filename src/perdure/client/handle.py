@@ -59,7 +59,10 @@ class RunHandle(Generic[R]):
             RunCancelled: It was cancelled.
             RunNotFound: There is no run with this id.
         """
-        end = await self._end()
+        return await self.value_of(await self._end())
+
+    async def value_of(self, end: End) -> R:
+        """As `result`, of a run that has ended so."""
         if end.status == Status.COMPLETED:
             text = await self._text(end.output or "null")
             value: R = self._returns.decode(text, f"The result of run {self.id!r}")

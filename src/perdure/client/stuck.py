@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from perdure.client.view import RunInfo, run_info
+from perdure.engine.definition import LONE
 from perdure.model.run import RunRow
 from perdure.model.version import unpin
 from perdure.store.store import Store
@@ -41,6 +42,8 @@ async def _known(store: Store, now: int) -> list[list[str]]:
 
 
 def _why(stored: str, known: list[list[str]]) -> str:
+    if stored == LONE:
+        return "its function came with a call of run_durable; call that again with its id"
     if not known:
         return "no worker is alive"
     if any(stored in names for names in known):

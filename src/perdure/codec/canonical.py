@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import Any
 
 from perdure.codec.value import ANY, ATOMS, dump_plain
@@ -24,6 +24,16 @@ def canonical_json(value: Any, what: str = "A value") -> str:
         NotSerializable: It has no JSON form, or is an iterator, which reading would use up.
     """
     return _canonical(value, what).decode()
+
+
+def canonical_hash(value: Any, what: str = "A value") -> str:
+    """
+    A name of some data that any process can compute: SHA-256 of its canonical JSON, as 64 hex digits.
+
+    Raises:
+        NotSerializable: As for `canonical_json`.
+    """
+    return sha256(_canonical(value, what)).hexdigest()
 
 
 def fingerprint(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:

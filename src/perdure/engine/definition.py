@@ -246,6 +246,25 @@ class Workflow(Generic[P, R]):
         return Terms(name, key, priority, weight)
 
 
+LONE = "~durable"
+"""What the runs of `run_durable` are stored under: no name that a workflow could have."""
+
+
+class LoneWorkflow(Workflow[P, R]):
+    """
+    A function that comes with a call of `run_durable`, and is registered nowhere: only that call can drive its run.
+
+    Args:
+        fn: Called with the context and the manifest.
+        returns: How its result is stored.
+    """
+
+    def __init__(self, fn: Callable[..., Any], returns: TypeCodec) -> None:
+        super().__init__(fn, WorkflowOptions())
+        self.name = self.stored_as = LONE
+        self.call.__dict__["returns"] = returns
+
+
 class Registry:
     """
     The workflows of one app, by name and version.
@@ -312,6 +331,8 @@ class Registry:
         Raises:
             UnknownWorkflow: None is registered here under that name.
         """
+        if isinstance(workflow, LoneWorkflow):
+            return workflow
         name = workflow.stored_as if isinstance(workflow, Workflow) else workflow
         found = self._workflows.get(name) if isinstance(name, str) else None
         if found is None:

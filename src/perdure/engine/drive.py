@@ -466,7 +466,7 @@ class Driver:
         """Pause the run (I12); one that is to be cancelled ends as it stands, as its code cannot clean up."""
         cancel = next((message for message in self._waits.mailbox if message.topic == CANCEL), None)
         if cancel is None or self._writer.busy or self._exclusive or self.machine.compensating:
-            self._pause(divergence.code, str(divergence))
+            self._pause(Divergence.code, str(divergence))
             return
         self._put_aside(EVICTED)
         self._writer.taking = [(cancel, self.machine.cancel_diverged(self._now(), cancel.data))]

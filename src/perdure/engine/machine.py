@@ -27,7 +27,7 @@ from perdure.engine.outcome import (
     same_arguments,
 )
 from perdure.engine.request import ChildRequest, ReceiveRequest, Request, StepRequest, TimerRequest
-from perdure.errors import Divergence, EngineSignal, NotInWorkflow, PerdureError
+from perdure.errors import ArgumentsChanged, Divergence, EngineSignal, NotInWorkflow, PerdureError
 from perdure.model.entry import NOTES, PROGRESS, RESTARTS, Entry, Kind
 from perdure.model.queue import NO_TERMS, Terms
 from perdure.model.run import Claimed
@@ -388,11 +388,11 @@ class Machine:
             self.time = max(self.time, self._history[self._position].at)
             self._position += 1
 
-    def _diverge(self, entry: Entry, requested: list[str]) -> None:
+    def _diverge(self, entry: Entry, requested: list[str], kind: type[Divergence] = Divergence) -> None:
         recorded = f"{entry.kind.replace('_', ' ')} {entry.key!r}"
         if entry.fingerprint is not None:
             recorded += f" with arguments {entry.fingerprint}"
-        self.divergence = Divergence(self.run.id, entry.seq, recorded, requested)
+        self.divergence = kind(self.run.id, entry.seq, recorded, requested)
 
     def _give_up(self, request: Request) -> None:
         if self.wanted.pop(request.key, None) is None or self._over or self.divergence:
@@ -435,7 +435,9 @@ class Machine:
             del self.wanted[entry.key]
             self._resolve(request, entry, decoded)
         else:
-            self._diverge(entry, [described(request) for request in self.wanted.values()])
+            asked = request is not None and entry.kind in request.outcomes  # only for something else than is recorded
+            wanted = [described(request) for request in self.wanted.values()]
+            self._diverge(entry, wanted, ArgumentsChanged if asked else Divergence)
         if self.divergence is None:
             self.loop.run_to_rest()
 

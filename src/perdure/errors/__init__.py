@@ -8,7 +8,8 @@ Every error that perdure raises, and its stable code.
     │  ├─ NotSerializable  PayloadTooLarge  HistoryTooLong  TooManyEntries
     │  └─ NotInWorkflow  BlockingCall  Stalled
     ├─ StateError                    what is stored forbids it
-    │  ├─ RunNotFound  RunFinished  StartConflict  IllegalMove  StepNotFound  Divergence  Overloaded
+    │  ├─ RunNotFound  RunFinished  RunPaused  StartConflict (ManifestMismatch)  IllegalMove  StepNotFound
+    │  ├─ Divergence (ArgumentsChanged)  LeaseHeld  LeaseLost  Overloaded
     │  ├─ DuplicateRun  QueueDraining  QueueInUse
     │  └─ CommandConflict  CommandInProgress  CommandOvertaken
     ├─ RunError                      what a waiter or a workflow sees
@@ -38,17 +39,22 @@ from perdure.errors.run import (
 )
 from perdure.errors.signal import ContinueAsNew, EngineSignal, StepOver
 from perdure.errors.state import (
+    ArgumentsChanged,
     CommandConflict,
     CommandInProgress,
     CommandOvertaken,
     Divergence,
     DuplicateRun,
     IllegalMove,
+    LeaseHeld,
+    LeaseLost,
+    ManifestMismatch,
     Overloaded,
     QueueDraining,
     QueueInUse,
     RunFinished,
     RunNotFound,
+    RunPaused,
     StartConflict,
     StateError,
     StepNotFound,
@@ -86,6 +92,7 @@ from perdure.errors.usage import (
 from perdure.errors.user import RetryAfter, Terminal
 
 __all__ = [
+    "ArgumentsChanged",
     "BatchTimedOut",
     "BlockingCall",
     "ChildFailed",
@@ -103,6 +110,9 @@ __all__ = [
     "InvalidInput",
     "InvalidName",
     "InvalidOption",
+    "LeaseHeld",
+    "LeaseLost",
+    "ManifestMismatch",
     "MissingOutput",
     "NotInWorkflow",
     "NotSerializable",
@@ -120,6 +130,7 @@ __all__ = [
     "RunFailed",
     "RunFinished",
     "RunNotFound",
+    "RunPaused",
     "RunTimedOut",
     "SchemaMissing",
     "SchemaTooNew",

@@ -57,6 +57,85 @@ class StartConflict(StateError):
         )
 
 
+class ManifestMismatch(StartConflict):
+    """
+    A durable call with this id was made before, with another manifest.
+
+    Attributes:
+        recorded, given: The canonical hashes of the two manifests.
+    """
+
+    code = "manifest_mismatch"
+    recorded: str
+    given: str
+
+    def __init__(self, run_id: str, recorded: str, given: str) -> None:
+        super().__init__(run_id, f"another manifest (recorded {recorded[:12]}…, given {given[:12]}…)")
+        self.recorded, self.given = recorded, given
+
+
+class LeaseHeld(StateError):
+    """
+    Another process, or another call in this one, is executing the run.
+
+    Attributes:
+        holder: Id of its worker.
+        until: When its lease ends unless it is extended, which it is while its process lives: ISO 8601, UTC.
+    """
+
+    code = "lease_held"
+    run_id: str
+    holder: str
+    until: str
+
+    def __init__(self, run_id: str, holder: str, until: str) -> None:
+        super().__init__(
+            f"Run {run_id!r} is being executed by worker {holder!r}, whose lease ends at {until} unless it is "
+            "extended. Wait for it with wait=, or call again later.",
+            run_id=run_id,
+            holder=holder,
+            until=until,
+        )
+
+
+class LeaseLost(StateError):
+    """The run is no longer driven by this process: what its bodies do from now on is not recorded."""
+
+    code = "lease_lost"
+    run_id: str
+    problem: str
+
+    def __init__(self, run_id: str, problem: str) -> None:
+        super().__init__(
+            f"Run {run_id!r} is no longer driven here: {problem}. What it has done is recorded; call again to go on.",
+            run_id=run_id,
+            problem=problem,
+        )
+
+
+class RunPaused(StateError):
+    """
+    The run was put aside, and nobody goes on with it until somebody says so.
+
+    Attributes:
+        reason: Code of the reason, such as "operator" or "poison".
+        problem: The reason.
+    """
+
+    code = "run_paused"
+    run_id: str
+    reason: str
+    problem: str
+
+    def __init__(self, run_id: str, reason: str, problem: str) -> None:
+        super().__init__(
+            f"Run {run_id!r} is paused ({reason}): {problem} Resume it: `perdure run resume {run_id}`.",
+            run_id=run_id,
+            reason=reason,
+            problem=problem,
+        )
+
+
 class IllegalMove(StateError):
     """The run's status does not allow this."""
 
@@ -116,6 +195,12 @@ class Divergence(StateError):
             recorded=recorded,
             requested=requested,
         )
+
+
+class ArgumentsChanged(Divergence):
+    """The workflow's code asks for a step that its journal holds, with other arguments (I12)."""
+
+    code = "arguments_changed"
 
 
 class DuplicateRun(StateError):

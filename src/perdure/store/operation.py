@@ -111,6 +111,7 @@ ORDER = (
     "remove_queue",
     "due_now",
     "claim",
+    "claim_lone",
     "forget_spent",
     "line_up",
     "claim_held",

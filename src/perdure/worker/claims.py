@@ -13,7 +13,9 @@ from perdure.store.operation import Operation, Row
 from perdure.store.store import Store
 
 
-def claiming(worker: int, now: int, *, most: int, top: int, workflows: str, queues: tuple[str, ...]) -> Operation:
+def claiming(  # one per what may be claimed
+    worker: int, now: int, *, most: int, top: int, workflows: str, queues: tuple[str, ...], lone: str = ""
+) -> Operation:
     """
     The operation that claims runs.
 
@@ -24,8 +26,11 @@ def claiming(worker: int, now: int, *, most: int, top: int, workflows: str, queu
         top: Runs that it may own altogether when this is done; looked at for runs of queues.
         workflows: JSON array of the names that it knows.
         queues: Where something can be due; nothing is asked about the others.
+        lone: JSON array of the ids of runs that only this worker has the functions of; "" for none.
     """
     operation = Operation([("claim", (worker, now, most, workflows))])
+    if lone:
+        operation.add("claim_lone", worker, now, lone)
     for queue in queues:
         operation.add("forget_spent", queue, now)
         operation.add("line_up", now, queue)
@@ -84,6 +89,11 @@ async def read_claimed(
     journals |= await load_journals(store, [run for run in cold if run.epoch > 1 or run.forked_from])
     inputs = await resolve_input(store, cold)
     return [(inputs.get(run.number, run), journals.get(run.number), mail.get(run.number, [])) for run in runs]
+
+
+async def any_due(store: Store, now: int, workflows: str, lone: str) -> bool:
+    """Whether there is anything to claim without a queue's leave; for the rest see `claiming`."""
+    return bool(await store.rows("any_due", now, workflows) or (lone and await store.rows("lone_due", now, lone)))
 
 
 async def look_ahead(store: Store, now: int) -> tuple[int | None, tuple[str, ...]]:

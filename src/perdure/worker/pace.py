@@ -8,7 +8,6 @@ from typing import Any
 
 from perdure import ids
 from perdure.clock import Clock
-from perdure.store.store import Store
 
 MOST_PER_CLAIM = 500
 FIRST_SHARE = 8
@@ -26,7 +25,7 @@ class Pace:
     then it reads whether something is still due before it claims. A worker that is alone does not wait.
 
     Args:
-        workflows: Gives the names that the worker knows, as JSON.
+        due: Reads whether there is anything to claim.
         look: Claims.
         plan: Finds out when to look again.
         spawn: Runs a coroutine function beside everything else.
@@ -37,18 +36,16 @@ class Pace:
 
     def __init__(
         self,
-        store: Store,
         clock: Clock,
         *,
-        workflows: Callable[[], str],
+        due: Callable[[int], Awaitable[bool]],
         look: Callable[[], None],
         plan: Callable[[int], Awaitable[None]],
         spawn: Callable[..., None],
     ) -> None:
         self.others = 0
-        self._store = store
         self._clock = clock
-        self._workflows = workflows
+        self._due = due
         self._look = look
         self._plan = plan
         self._spawn: Callable[..., Any] = spawn
@@ -87,7 +84,7 @@ class Pace:
 
     async def _ask(self) -> None:
         now = self._clock.now()
-        if await self._store.rows("any_due", now, self._workflows()):
+        if await self._due(now):
             self._look()
         else:
             await self._plan(now)

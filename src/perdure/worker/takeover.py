@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 
-from perdure.clock import SECOND, Clock
+from perdure.clock import SECOND, Clock, micros
 from perdure.codec.payload import Payloads
 from perdure.engine.guard import seal_reason
 from perdure.engine.observer import Observer
 from perdure.model.status import Status
 from perdure.store.operation import Operation, Row
 from perdure.store.store import Store
+from perdure.worker.options import WorkerOptions
 from perdure.worker.register import gone
 
 log = logging.getLogger("perdure.worker")
@@ -21,7 +22,39 @@ LOOK_S = 1.0
 AFTER_LEASE_S = 0.02
 
 
-async def add_takeover(
+async def sweep(
+    store: Store,
+    me: int,
+    place: str,
+    *,
+    clock: Clock,
+    options: WorkerOptions,
+    payloads: Payloads,
+    observer: Observer | None,
+) -> tuple[list[int], bool]:
+    """
+    Take over the runs of workers that are dead; where time is virtual, say as well that this one is alive.
+
+    Args:
+        me: Number of the worker that looks.
+
+    Returns:
+        When the leases of the others end that are alive; and whether this one is.
+    """
+    operation, now = Operation(), clock.now()
+    if clock.virtual:
+        operation.add("heartbeat", me, now, now + micros(options.lease))
+    leases = await _add_takeover(
+        operation, store, me, place, clock=clock, most_takeovers=options.most_takeovers, payloads=payloads
+    )
+    if not operation.lines:
+        return leases, True
+    rows = await store.apply(operation)
+    await _tell_expired(store, rows, observer)
+    return leases, not clock.virtual or any(row[0] == "alive" for row in rows)
+
+
+async def _add_takeover(
     operation: Operation,
     store: Store,
     me: int,
@@ -84,12 +117,12 @@ def next_look(leases: list[int], clock: Clock, longest: float) -> float:
     return min(LOOK_S, longest, *first)
 
 
-async def tell_expired(store: Store, rows: list[Row], observer: Observer | None) -> None:
+async def _tell_expired(store: Store, rows: list[Row], observer: Observer | None) -> None:
     """
     Log which runs were taken over, and let those who watch a run that was paused look again.
 
     Args:
-        rows: What the operation of `add_takeover` gave.
+        rows: What the operation of `_add_takeover` gave.
     """
     expired: list[tuple[int, str]] = [row[1:] for row in rows if row[0] == "expired"]
     if expired and observer is not None:

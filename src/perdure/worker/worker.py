@@ -12,7 +12,7 @@ from perdure import ids
 from perdure.clock import SECOND, Clock, micros
 from perdure.codec.payload import Payloads
 from perdure.engine.cadence import Cadence
-from perdure.engine.definition import Registry
+from perdure.engine.definition import LONE, Registry
 from perdure.engine.drive import Driver
 from perdure.engine.machine import ChildStart
 from perdure.engine.observer import Observer
@@ -25,16 +25,17 @@ from perdure.store.operation import Done, Operation, Row
 from perdure.store.store import Store
 from perdure.worker.calls import NESTING, Calls
 from perdure.worker.children import look_at_taken
-from perdure.worker.claims import claiming, look_ahead, read_claimed, taken
+from perdure.worker.claims import any_due, claiming, look_ahead, read_claimed, taken
 from perdure.worker.collector import Collector
 from perdure.worker.heartbeat import Heartbeat
 from perdure.worker.lanes import Lanes
 from perdure.worker.letgo import give_back, pause
+from perdure.worker.lone import LoneRuns
 from perdure.worker.options import WorkerOptions
 from perdure.worker.pace import Pace
 from perdure.worker.register import register
 from perdure.worker.retention import Retention
-from perdure.worker.takeover import add_takeover, next_look, tell_expired
+from perdure.worker.takeover import next_look, sweep
 from perdure.worker.tasks import Tasks
 
 log = logging.getLogger("perdure.worker")
@@ -49,6 +50,7 @@ class Worker:
 
     Attributes:
         number: Its number in the database, once started.
+        lone: The runs that callers have lent it their functions for.
     """
 
     def __init__(  # one per part
@@ -84,9 +86,8 @@ class Worker:
         self._claiming = False
         self._look_again = False
         self._lanes = Lanes()
-        self._pace = Pace(
-            store, clock, workflows=lambda: self._workflows, look=self._look, plan=self._plan, spawn=self._tasks.spawn
-        )
+        self.lone = LoneRuns(self._claim_lone, self._drivers, self._parked)
+        self._pace = Pace(clock, due=self._any_due, look=self._look, plan=self._plan, spawn=self._tasks.spawn)
         self._due_timer: asyncio.TimerHandle | None = None
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._heartbeat: Heartbeat | None = None
@@ -170,6 +171,7 @@ class Worker:
         self.threads.shutdown(wait=False, cancel_futures=True)
         self._tasks.stop()
         self._state = "stopped"
+        self.lone.leave()
 
     def _fall_silent(self) -> None:
         """Look for no more runs."""
@@ -257,7 +259,10 @@ class Worker:
         self._claiming, self._look_again = True, False
         now = self.clock.now()
         top, queues = self.options.concurrency - self._reserved, self._lanes.ask(now)
-        operation = claiming(self.number, now, most=most, top=top, workflows=self._workflows, queues=queues)
+        operation = claiming(
+            self.number, now, most=most, top=top, workflows=self._workflows, queues=queues,
+            lone=self.lone.ids(),
+        )  # fmt: skip
         if self.observer is not None:
             operation.add("due_now", now, most)
         self.loop.call_soon(self._claim, operation, most, now)
@@ -277,16 +282,32 @@ class Worker:
             self._look_at(now + SECOND)
             self._tell_stop()
             return
-        runs = taken(rows, now, self.observer)
+        runs = self._take(rows, now)
         self._pace.claimed(len(runs), most)
-        if runs:
-            self._loading.update(run.number for run in runs)
-            self._tasks.spawn(self._load, runs)
         self._tell_stop()
-        if len(runs) == most or self._look_again or any(run.queue for run in runs):
+        if len(runs) >= most or self._look_again or any(run.queue for run in runs):
             self._look()
         else:
             self._tasks.spawn(self._plan, now, self._lanes.asked)
+
+    def _take(self, rows: list[Row], now: int) -> list[Claimed]:
+        """Read, and then drive, the runs that a claim has given."""
+        runs = taken(rows, now, self.observer)
+        if runs:
+            self._loading.update(run.number for run in runs)
+            self._tasks.spawn(self._load, runs)
+        return runs
+
+    async def _claim_lone(self, ids: str) -> bool:
+        """Claim these lone runs now, as far as they are due; returns whether one was."""
+        now = self.clock.now()
+        if self._state != "working" or not self.number:
+            return False
+        rows = await self.store.apply(Operation([("claim_lone", (self.number, now, ids))]))
+        return bool(self._take(rows, now))
+
+    async def _any_due(self, now: int) -> bool:
+        return await any_due(self.store, now, self._workflows, self.lone.ids())
 
     async def _plan(self, now: int, asked: tuple[str, ...] = ()) -> None:
         """Look again when the next run becomes due, and at once at queues that no claim has asked about just now."""
@@ -363,7 +384,12 @@ class Worker:
 
     def _begin(self, run: Claimed, journal: list[Entry], messages: list[Message]) -> None:
         try:
-            driver = Driver(self, run, self.registry.get(run.workflow), journal)
+            workflow = self.lone.begin(run) if run.workflow == LONE else self.registry.get(run.workflow)
+            if workflow is None:
+                self._tasks.spawn(give_back, self.store, self.clock, run)
+                self._tell_stop()
+                return
+            driver = Driver(self, run, workflow, journal)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # as in the driver: whatever its journal holds, it must not stay here in silence
@@ -401,6 +427,8 @@ class Worker:
                 driver.evict()
         if look:
             self._look()
+        if self.lone:
+            self.lone.left(driver)
         self._tell_stop()
 
     def _tell_stop(self) -> None:
@@ -437,20 +465,13 @@ class Worker:
         """Take over the runs of workers that are dead; see to it again in a while."""
         wait = micros(self.options.lease) / 3 / SECOND
         try:
-            now = self.clock.now()
-            operation = Operation()
-            if self.clock.virtual:
-                operation.add("heartbeat", self.number, now, now + micros(self.options.lease))
-            leases = await add_takeover(
-                operation, self.store, self.number, self._place, clock=self.clock,
-                most_takeovers=self.options.most_takeovers, payloads=self.payloads,
+            leases, alive = await sweep(
+                self.store, self.number, self._place, clock=self.clock, options=self.options, payloads=self.payloads,
+                observer=self.observer,
             )  # fmt: skip
             self._pace.others, wait = len(leases), next_look(leases, self.clock, wait)
-            if operation.lines:
-                rows = await self.store.apply(operation)
-                await tell_expired(self.store, rows, self.observer)
-                if self.clock.virtual and not any(row[0] == "alive" for row in rows):
-                    self._declared_dead()
+            if not alive:
+                self._declared_dead()
         except StoreError as error:
             log.error("worker %s cannot look for dead workers: %s", self.id, error)
         finally:

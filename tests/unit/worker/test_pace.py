@@ -13,18 +13,18 @@ from perdure.worker.pace import FIRST_SHARE, MOST_PER_CLAIM, STAGGER_S, Pace
 
 
 class Answers:
-    """The store of these tests answers one question."""
+    """Answers whether anything is due."""
 
     def __init__(self, *, due: bool) -> None:
         self.due = due
         self.asked = []
 
-    async def rows(self, name, now, workflows):
-        self.asked.append((asyncio.get_running_loop().time(), name, workflows))
-        return [(1,)] if self.due else []
+    async def __call__(self, _now):
+        self.asked.append(asyncio.get_running_loop().time())
+        return self.due
 
 
-def pace_of(store, others=0, clock=None):
+def pace_of(due, others=0, clock=None):
     """A pace, and what it has the worker do."""
     did = []
 
@@ -32,7 +32,7 @@ def pace_of(store, others=0, clock=None):
         did.append("plan")
 
     made = Pace(
-        store, clock or SystemClock(), workflows=lambda: '["w"]', look=lambda: did.append("look"), plan=plan,
+        clock or SystemClock(), due=due, look=lambda: did.append("look"), plan=plan,
         spawn=lambda make: asyncio.get_running_loop().create_task(make()),
     )  # fmt: skip
     made.others = others

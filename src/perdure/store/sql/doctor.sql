@@ -129,9 +129,14 @@ order by hash limit :most;
 
 -- name: ill_no_worker(now, most)
 select count(*) over (), r.id from perdure_runs r
-where (r.due_at <= :now or r.rank is not null)
+where (r.due_at <= :now or r.rank is not null) and r.workflow <> '~durable'
   and not exists (select 1 from perdure_workers w where w.state = 'alive' and w.lease_until >= :now)
 order by r.due_at, r.number limit :most;
+
+-- name: ill_lone(now, most)
+-- Only a call of run_durable has the function of such a run.
+select count(*) over (), r.id from perdure_runs r
+where r.due_at <= :now and r.workflow = '~durable' order by r.due_at, r.number limit :most;
 
 -- name: ill_queue_missing(most)
 -- Runs of a queue that has no row, so that no worker looks for them. Those being cancelled need no slot.

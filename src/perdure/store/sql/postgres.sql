@@ -96,12 +96,34 @@ where number = any (array(
 returning :tag, 'claimed', number, id, workflow, status, generation, epoch, parent, input, seed, started_at,
   deadline_at, forked_from, takeovers, queue;
 
+-- name: claim_lone(tag, worker, now, ids)
+-- differs: as claim.
+-- The runs of run_durable that this worker has the functions of.
+update perdure_runs
+set owner = :worker, epoch = epoch + 1, due_at = null, started_at = coalesce(started_at, :now),
+  status = case when status in ('queued', 'waiting') then 'running' else status end
+where number = any (array(
+  select number from perdure_runs
+  where id = any (array(select jsonb_array_elements_text(:ids::jsonb)))
+    and due_at is not null and slot = 0 and due_at <= :now
+  order by number
+  for no key update skip locked
+))
+returning :tag, 'claimed', number, id, workflow, status, generation, epoch, parent, input, seed, started_at,
+  deadline_at, forked_from, takeovers, queue;
+
 -- name: any_due(now, workflows)
 -- differs: jsonb.
 -- Whether there is anything to claim without a queue's leave.
 select number from perdure_runs
 where due_at is not null and slot = 0 and due_at <= :now and jsonb_exists(:workflows::jsonb, workflow)
 order by due_at, number limit 1;
+
+-- name: lone_due(now, ids)
+-- differs: jsonb.
+select number from perdure_runs
+where id = any (array(select jsonb_array_elements_text(:ids::jsonb)))
+  and due_at is not null and slot = 0 and due_at <= :now limit 1;
 
 -- name: expire_runs(tag, now, most_takeovers, reason)
 -- differs: the rows are locked first, those that somebody writes left for the next time; so what is read of
@@ -337,7 +359,7 @@ order by r.number limit :most;
 -- differs: jsonb.
 -- Due, and no live worker knows the workflow; one row per workflow.
 select sum(count(*)) over (), r.workflow || ' (' || count(*) || ')' from perdure_runs r
-where (r.due_at <= :now or r.rank is not null)
+where (r.due_at <= :now or r.rank is not null) and r.workflow <> '~durable'
   and exists (select 1 from perdure_workers a where a.state = 'alive' and a.lease_until >= :now)
   and not exists (
     select 1 from perdure_workers w

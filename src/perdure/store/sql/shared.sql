@@ -363,6 +363,11 @@ from perdure_journal where run = :run and seq > :after order by seq limit :most;
 -- name: blob(hash)
 select data from perdure_blobs where hash = :hash;
 
+-- name: keyed(run_id, topic, key)
+-- The first message under a key, taken or not.
+select i.data, i.sent_at from perdure_inbox i join perdure_runs r on r.number = i.run
+where r.id = :run_id and i.topic = :topic and i.key = :key;
+
 -- name: tags_of(run)
 select tag from perdure_tags where run = :run order by tag;
 
@@ -388,9 +393,11 @@ select distinct owner, '', 0, 'unknown', 0 from perdure_runs r
 where owner is not null and not exists (select 1 from perdure_workers w where w.number = r.owner);
 
 -- name: backlog(now, most)
--- How many runs are due that nobody has claimed, counted up to a limit, and since when the first of them is.
+-- How many runs are due that nobody has claimed, counted up to a limit, and since when the first of them is. Those of
+-- run_durable are no work for workers.
 select count(*), min(due_at) from (
-  select due_at from perdure_runs where due_at is not null and slot = 0 and due_at <= :now order by due_at limit :most
+  select due_at from perdure_runs
+  where due_at is not null and slot = 0 and due_at <= :now and workflow <> '~durable' order by due_at limit :most
 ) chosen;
 
 -- name: counts()

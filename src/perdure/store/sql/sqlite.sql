@@ -91,6 +91,16 @@ where number in (
 returning :tag, 'claimed', number, id, workflow, status, generation, epoch, parent, input, seed, started_at,
   deadline_at, forked_from, takeovers, queue;
 
+-- name: claim_lone(tag, worker, now, ids)
+-- differs: as claim.
+-- The runs of run_durable that this worker has the functions of.
+update perdure_runs
+set owner = :worker, epoch = epoch + 1, due_at = null, started_at = coalesce(started_at, :now),
+  status = case when status in ('queued', 'waiting') then 'running' else status end
+where id in (select value from json_each(:ids)) and due_at is not null and slot = 0 and due_at <= :now
+returning :tag, 'claimed', number, id, workflow, status, generation, epoch, parent, input, seed, started_at,
+  deadline_at, forked_from, takeovers, queue;
+
 -- name: any_due(now, workflows)
 -- differs: json_each.
 -- Whether there is anything to claim without a queue's leave.
@@ -98,6 +108,11 @@ select number from perdure_runs
 where due_at is not null and slot = 0 and due_at <= :now
   and +workflow in (select value from json_each(:workflows))
 order by due_at, number limit 1;
+
+-- name: lone_due(now, ids)
+-- differs: json_each.
+select number from perdure_runs
+where id in (select value from json_each(:ids)) and due_at is not null and slot = 0 and due_at <= :now limit 1;
 
 -- name: expire_runs(tag, now, most_takeovers, reason)
 -- differs: `is` compares nulls as equal.
@@ -291,7 +306,7 @@ order by r.number limit :most;
 -- differs: json_each.
 -- Due, and no live worker knows the workflow; one row per workflow.
 select sum(count(*)) over (), r.workflow || ' (' || count(*) || ')' from perdure_runs r
-where (r.due_at <= :now or r.rank is not null)
+where (r.due_at <= :now or r.rank is not null) and r.workflow <> '~durable'
   and exists (select 1 from perdure_workers a where a.state = 'alive' and a.lease_until >= :now)
   and not exists (
     select 1 from perdure_workers w, json_each(w.workflows) k
