@@ -10,6 +10,7 @@ from perdure import (
     ManifestMismatch,
     ReceiveTimedOut,
     RunCancelled,
+    RunFailed,
     RunPaused,
     StartConflict,
     Status,
@@ -146,90 +147,106 @@ def test_a_caller_that_leaves_gives_the_run_back(place):
     place.play(main)
 
 
-def test_failures_are_replayed_as_failures(place):
-    """R5 R6 I6: a branch that an error has led into would not be taken again after a restart."""
-    price, asked = {"now": 10}, []
+def test_a_failed_run_is_failed(place):
+    """R5 R19: a job that has failed would be executed again by each caller that only wants to know."""
 
-    def reserve():
-        place.ran["reserve"] += 1
-        if place.ran["reserve"] == 1:
-            raise Terminal("sold out")
-        return "reserved"
+    def fail():
+        place.ran["pay"] += 1
+        raise ValueError("no money")
 
     async def work(ctx):
-        try:
-            way = await ctx.step("reserve", reserve)
-        except Terminal as error:
-            way = f"waiting list: {error}"
-        asked.append(way)
-        if place.ran["pay"] == 0:
-            await ctx.step("pay", lambda: place.body("pay")() and [][0])
-        return way, await ctx.step("pay", place.body("pay", price["now"]))
+        await ctx.step("pay", fail)
 
     async def main():
-        assert isinstance(await place.failure("r", work), IndexError)
-        assert isinstance(await place.failure("r", work), IndexError), "it has failed, and that is its end"
-        assert place.ran == {"reserve": 1, "pay": 1}
+        for _ in range(2):
+            error = await place.failure("r", work)
+            assert (type(error), str(error)) == (ValueError, "no money")
+        assert place.ran == {"pay": 1}
 
     place.play(main)
-    assert set(asked) == {"waiting list: sold out"}
 
 
-def test_a_failed_run_goes_on_when_asked(place):
-    """S6 R6 S14: a repaired job would begin from nothing, pay twice, or read as failed while it is executed."""
-    broken, seen = [True], []
+def test_a_failed_run_goes_on_where_it_failed_when_asked(place):
+    """S6 S14 R6 I6: it would pay twice, branch otherwise than before, or read as failed while it is executed."""
+    seen = []
 
-    def flaky():
+    def sold_out():
+        place.ran["reserve"] += 1
+        raise Terminal("sold out")
+
+    async def flaky(app):
         place.ran["flaky"] += 1
-        if broken[0]:
+        if place.ran["flaky"] < 3:
             raise ValueError("down")
+        seen.append((await app.handle("r").info()).status)
         return "up"
 
-    async def work(ctx):
-        await ctx.step("a", place.body("a"))
-        caught = None
-        try:
-            await ctx.step("caught", place.body("caught") and (lambda: place.body("caught")() and 1 / 0))
-        except ZeroDivisionError:
-            caught = True
-        for _ in range(3):
+    def make(app):
+        async def work(ctx):
+            await ctx.step("a", place.body("a"))
             try:
-                return caught, await ctx.step("flaky", flaky)
-            except ValueError:
-                if not broken[0]:
-                    continue
-                raise
+                way = await ctx.step("reserve", sold_out)
+            except Terminal as error:
+                way = f"waiting list: {error}"
+            return f"{way}, {await ctx.step('flaky', lambda: flaky(app))}"
 
-    async def look(app):
-        seen.append((await app.handle("r").info()).status)
+        return work
+
+    async def call(**options):
+        async with place.process() as app:
+            return await run_durable("r", make(app), store=app, **options)
 
     async def main():
-        assert str(await place.failure("r", work)) == "down"
-        broken[0] = False
-        async with place.process() as app:
-
-            async def watched(ctx):
-                await ctx.step("a", place.body("a"))
-                try:
-                    await ctx.step("caught", place.body("caught again"))
-                    caught = False
-                except ZeroDivisionError:
-                    caught = True
-                try:
-                    await ctx.step("flaky", flaky)
-                except ValueError:
-                    return caught, await ctx.step("flaky", lambda: look(app)), await ctx.step("flaky", flaky)
-
-            done = await run_durable("r", watched, store=app, again=True)
-        assert done.result == (True, None, "up") or done.result == [True, None, "up"]
+        for again in (False, True):
+            with pytest.raises(RunFailed, match="down"):
+                await call(again=again)
+        done = await call(again=True)
+        assert done.result == "waiting list: sold out, up"
         assert seen == [Status.RUNNING]
-        assert place.ran["a"] == 1
-        assert place.ran["caught again"] == 0
+        assert place.ran == {"a": 1, "reserve": 1, "flaky": 3}
         assert [(step.key, step.status) for step in done.steps] == [
-            ("a", "completed"), ("caught", "failed"), ("flaky", "failed"), ("flaky#2", "completed"),
-            ("flaky#3", "completed"),
+            ("a", "completed"), ("reserve", "failed"), ("flaky", "completed"),
         ]  # fmt: skip
-        assert isinstance(done.steps[1].error, ZeroDivisionError)
+        assert isinstance(done.steps[1].error, Terminal)
+        assert done.record.generation == 3
+        assert (await call(again=True)).record.generation == 3, "it has completed: there is nothing to do again"
+
+    place.play(main)
+
+
+def test_a_function_that_failed_by_itself_replays_everything(place):
+    """A repaired function would do finished steps again."""
+
+    def make(*, broken):
+        async def work(ctx):
+            first = await ctx.step("a", place.body("a"))
+            if broken:
+                raise KeyError(first)
+            return first + await ctx.step("b", place.body("b"))
+
+        return work
+
+    async def main():
+        assert isinstance(await place.failure("r", make(broken=True)), KeyError)
+        assert (await place.call("r", make(broken=False), again=True)).result == "ab"
+        assert place.ran == {"a": 1, "b": 1}
+
+    place.play(main)
+
+
+def test_a_wait_that_was_over_is_waited_for_again(place):
+    """Asked again, it would be over again at once, for ever."""
+
+    async def work(ctx):
+        return await ctx.receive("approval", timeout=3600)
+
+    async def main():
+        assert isinstance(await place.failure("r", work), ReceiveTimedOut)
+        async with place.process() as app:
+            again = asyncio.create_task(run_durable("r", work, store=app, again=True))
+            await asyncio.sleep(1800)
+            await app.signal("r", "approval", "late")
+            assert (await again).result == "late"
 
     place.play(main)
 

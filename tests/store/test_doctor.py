@@ -147,6 +147,7 @@ CASES = [
     ("no_compatible_worker", "other (1)", [
         LIVE, DUE.format(START), "update perdure_runs set workflow = 'other' where id = 'sleeper'",
     ]),
+    ("lone", "sleeper", [DUE.format(START), "update perdure_runs set workflow = '~durable' where id = 'sleeper'"]),
     ("overdue", "sleeper", [LIVE, DUE.format(START - DAY)]),
     ("queue_missing", "sleeper (q)", ["update perdure_runs set queue = 'q', slot = 1 where id = 'sleeper'"]),
     ("slot_wrong", "waiter", [

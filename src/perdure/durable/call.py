@@ -16,6 +16,7 @@ from perdure.client.view import run_info
 from perdure.clock import SECOND, micros, to_datetime
 from perdure.codec.call import CallCodec
 from perdure.codec.canonical import canonical_hash
+from perdure.durable.again import failed_at
 from perdure.durable.opened import opened
 from perdure.durable.result import DurableResult, Suspended, steps_of
 from perdure.engine.context import Context
@@ -33,7 +34,7 @@ from perdure.errors import (
 )
 from perdure.model.run import RunRow, WorkerRow
 from perdure.model.status import Status
-from perdure.store.load import find_run, resolve
+from perdure.store.load import find_run, load_journal, resolve
 from perdure.worker.lone import LoneRun
 from perdure.worker.register import gone
 
@@ -93,8 +94,9 @@ async def run_durable(
         store: The URL of a database, or an open app with a worker, which saves opening it for each call.
         manifest: What makes this run this run and no other: any data that has a JSON form, compared as canonical JSON.
         wait: Seconds or timedelta to wait for another process that executes the run now; None for as long as it takes.
-        again: Run it again if it has failed or was cancelled before, from what is on record; resume it if it was
-            paused. Failures on record are replayed as failures.
+        again: Run it again if it has failed or was cancelled before: what is on record is replayed, failures that
+            the function has dealt with too; only the step that it has failed by is done again. Resume it if it was
+            paused.
         suspend: Return `Suspended` as soon as the run only waits (for a time, a signal, a child) instead of sitting it
             out; the process may end then.
         timeout: Seconds or timedelta from the first call to the run's deadline.
@@ -208,12 +210,17 @@ class Call(Generic[R]):
                     raise RunPaused(self._id, str(reason.get("code")), str(reason.get("message")))
                 await self._client.resume(self._id)
             elif self._again and row.finished and row.status != Status.COMPLETED:
-                await self._client.rerun(self._id, before=None)
+                await self._client.rerun(self._id, before=await self._failed_at(row))
             else:
                 return row
         except IllegalMove:
             pass  # somebody else has done it meanwhile
         return await self._client.row(self._id)
+
+    async def _failed_at(self, row: RunRow) -> str | None:
+        store = self._client.store
+        error = None if row.error is None else await resolve(store, row.error)
+        return failed_at(await load_journal(store, row.number), error, self._client.payloads)
 
     async def _check_manifest(self, row: RunRow) -> None:
         """
@@ -257,27 +264,47 @@ class Call(Generic[R]):
         """The worker no longer drives the run."""
         if how in _TOLD or how == "paused":
             self._ended = (how, error)
-        elif how != "parked" or not self._suspend:
-            return  # its end is watched for, and parked runs are claimed again when they are due
-        self._news.set()
+        if how != "parked" or self._suspend:  # a parked run is claimed again when it is due
+            self._news.set()
+
+    def _ended_somewhere(self, watch: asyncio.Future[None]) -> None:
+        if not watch.cancelled():
+            self._news.set()
 
     async def _follow(self, row: RunRow) -> DurableResult[R] | Suspended:
         changes = self._client.store.changes
+        # If it is driven here, the worker tells what becomes of it, and it need not be looked at before.
+        look = row.owner != self._worker.number or not self._lone.number
         while True:
-            self._news.clear()
+            # Taken before the run is read, so that nothing falls between.
             end = changes.watch(row.number, until_end=True)
-            end.add_done_callback(lambda _: self._news.set())
+            end.add_done_callback(self._ended_somewhere)
             try:
-                row = await self._client.row(self._id)
-                if row.finished:
-                    return await self._answer(row)
-                if self._ended is not None:
-                    raise self._why_ended(*self._ended, row)
-                if self._suspend and self._only_waits(row):
-                    return await self._suspended(row)
+                if look:
+                    row, answer = await self._look(row)
+                    if answer is not None:
+                        return answer
                 await self._next_news(row)
+                self._news.clear()
+                look = True
             finally:
                 end.cancel()
+
+    async def _look(self, row: RunRow) -> tuple[RunRow, DurableResult[R] | Suspended | None]:
+        """
+        What there is to say of the run now; None for nothing.
+
+        Raises:
+            LeaseLost, RunPaused, Divergence: It is no longer driven here.
+        """
+        if self._ended is not None and self._ended[0] == "released":
+            raise LeaseLost(self._id, _TOLD["released"])  # the database may be closed
+        row = await self._client.row(self._id)
+        if row.finished:
+            return row, await self._answer(row)
+        if self._ended is not None:
+            raise self._why_ended(*self._ended, row)
+        return row, await self._suspended(row) if self._suspend and self._only_waits(row) else None
 
     async def _next_news(self, row: RunRow) -> None:
         """

@@ -82,7 +82,7 @@ def test_what_others_commit_is_looked_at_before_it_is_claimed(due, expected):
             made.heard(elsewhere=True)
         await asyncio.sleep(1)
         assert did == expected
-        assert [asked[1:] for asked in store.asked] == [("any_due", '["w"]')]
+        assert len(store.asked) == 1
         made.heard(elsewhere=True)
         await asyncio.sleep(1)
         assert len(store.asked) == 2, "a hint that came later is a reason to look again"
@@ -108,7 +108,7 @@ def test_workers_look_one_after_the_other_however_many_they_are(workers, monkeyp
             for store in stores:
                 pace_of(store, others=workers - 1)[0].heard(elsewhere=True)
             await asyncio.sleep(10)
-            times = sorted(store.asked[0][0] - begun for store in stores)
+            times = sorted(store.asked[0] - begun for store in stores)
             firsts.append(times[0])
             crowds.append(sum(at - times[0] < STAGGER_S for at in times))
 
