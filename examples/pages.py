@@ -31,7 +31,8 @@ async def job(url: str) -> None:
 
 
 def start(url: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, __file__, url], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, __file__, url]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def main() -> None:

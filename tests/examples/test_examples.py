@@ -30,6 +30,11 @@ PRINTS = {
         "    step_completed  stock#compensate\n    2 chairs left, 4900 cents taken\n    unpacked: C in a box",
         "C: ReceiveTimedOut: No signal 'approve' came within 2 s.",
     ],
+    "pages.py": [
+        "killed; second process\n",
+        "  fetching page 4\nkilled",
+        "  fetching page 6\n  completed: page 1, page 2, page 3, page 4, page 5, page 6",
+    ],
     "poll.py": ["job-7 was done at poll 10", "entries in the journal at the end: 6, of 31 that were made"],
     "tenants.py": [
         "waits for queue exports: 1 of 1 running for the key 'big'",

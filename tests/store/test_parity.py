@@ -19,7 +19,7 @@ from perdure.store.queries import parse, statements
 FOLDER = Path(queries.__file__).parent / "sql"
 OWN = {
     dialect: "\n".join(
-        (FOLDER / f"{dialect}{part}.sql").read_text(encoding="utf-8") for part in ("", "_queues", "_delivery")
+        (FOLDER / f"{dialect}{part}.sql").read_text(encoding="utf-8") for part in ("", "_queues", "_delivery", "_lone")
     )
     for dialect in ("sqlite", "postgres")
 }

@@ -86,8 +86,10 @@ def test_a_store_does_what_the_model_says(kind, seed, tmp_path):
     database.close()
 
 
-QUEUES = {name for file in ("queues.sql", "sqlite_queues.sql") for name in parse(read_sql(file), file)}
-"""Queues have their own tests: test_queues.py, test_queue_races.py, and the simulation."""
+QUEUES = {
+    name for file in ("queues.sql", "sqlite_queues.sql", "sqlite_lone.sql") for name in parse(read_sql(file), file)
+}
+"""Queues have their own tests: test_queues.py, test_queue_races.py, and the simulation; lone runs: test_lone.py."""
 
 
 def test_every_statement_is_among_the_random_operations():

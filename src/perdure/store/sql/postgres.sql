@@ -96,34 +96,12 @@ where number = any (array(
 returning :tag, 'claimed', number, id, workflow, status, generation, epoch, parent, input, seed, started_at,
   deadline_at, forked_from, takeovers, queue;
 
--- name: claim_lone(tag, worker, now, ids)
--- differs: as claim.
--- The runs of run_durable that this worker has the functions of.
-update perdure_runs
-set owner = :worker, epoch = epoch + 1, due_at = null, started_at = coalesce(started_at, :now),
-  status = case when status in ('queued', 'waiting') then 'running' else status end
-where number = any (array(
-  select number from perdure_runs
-  where id = any (array(select jsonb_array_elements_text(:ids::jsonb)))
-    and due_at is not null and slot = 0 and due_at <= :now
-  order by number
-  for no key update skip locked
-))
-returning :tag, 'claimed', number, id, workflow, status, generation, epoch, parent, input, seed, started_at,
-  deadline_at, forked_from, takeovers, queue;
-
 -- name: any_due(now, workflows)
 -- differs: jsonb.
 -- Whether there is anything to claim without a queue's leave.
 select number from perdure_runs
 where due_at is not null and slot = 0 and due_at <= :now and jsonb_exists(:workflows::jsonb, workflow)
 order by due_at, number limit 1;
-
--- name: lone_due(now, ids)
--- differs: jsonb.
-select number from perdure_runs
-where id = any (array(select jsonb_array_elements_text(:ids::jsonb)))
-  and due_at is not null and slot = 0 and due_at <= :now limit 1;
 
 -- name: expire_runs(tag, now, most_takeovers, reason)
 -- differs: the rows are locked first, those that somebody writes left for the next time; so what is read of

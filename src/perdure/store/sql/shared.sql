@@ -363,11 +363,6 @@ from perdure_journal where run = :run and seq > :after order by seq limit :most;
 -- name: blob(hash)
 select data from perdure_blobs where hash = :hash;
 
--- name: keyed(run_id, topic, key)
--- The first message under a key, taken or not.
-select i.data, i.sent_at from perdure_inbox i join perdure_runs r on r.number = i.run
-where r.id = :run_id and i.topic = :topic and i.key = :key;
-
 -- name: tags_of(run)
 select tag from perdure_tags where run = :run order by tag;
 

@@ -1,0 +1,16 @@
+-- Statements of run_durable, of SQLite.
+
+-- name: claim_lone(tag, worker, now, ids)
+-- differs: as claim.
+-- The runs of run_durable that this worker has the functions of.
+update perdure_runs
+set owner = :worker, epoch = epoch + 1, due_at = null, started_at = coalesce(started_at, :now),
+  status = case when status in ('queued', 'waiting') then 'running' else status end
+where id in (select value from json_each(:ids)) and due_at is not null and slot = 0 and due_at <= :now
+returning :tag, 'claimed', number, id, workflow, status, generation, epoch, parent, input, seed, started_at,
+  deadline_at, forked_from, takeovers, queue;
+
+-- name: lone_due(now, ids)
+-- differs: json_each.
+select number from perdure_runs
+where id in (select value from json_each(:ids)) and due_at is not null and slot = 0 and due_at <= :now limit 1;
