@@ -6,7 +6,7 @@ from crashkit.harness import Place
 
 pytestmark = pytest.mark.crash
 
-LEASE = {"lease": 0.5}
+LEASE = {"lease": 2.0}  # not so short that a busy machine robs the living
 LONG = {"lease": 300}
 ROWS = "select status, epoch, seq, * from perdure_runs left join perdure_journal on run = number order by number, seq"
 

@@ -32,8 +32,9 @@ from perdure.errors import (
     RunPaused,
     StartConflict,
 )
-from perdure.model.run import RunRow, WorkerRow
+from perdure.model.run import End, RunRow, WorkerRow
 from perdure.model.status import Status
+from perdure.store.changes import Waiter
 from perdure.store.load import find_run, load_journal, resolve
 from perdure.worker.lone import LoneRun
 from perdure.worker.register import gone
@@ -267,7 +268,7 @@ class Call(Generic[R]):
         if how != "parked" or self._suspend:  # a parked run is claimed again when it is due
             self._news.set()
 
-    def _ended_somewhere(self, watch: asyncio.Future[None]) -> None:
+    def _ended_somewhere(self, watch: Waiter) -> None:
         if not watch.cancelled():
             self._news.set()
 
@@ -300,8 +301,8 @@ class Call(Generic[R]):
         if self._ended is not None and self._ended[0] == "released":
             raise LeaseLost(self._id, _TOLD["released"])  # the database may be closed
         row = await self._client.row(self._id)
-        if row.finished:
-            return row, await self._answer(row)
+        if row.end is not None:
+            return row, await self._answer(row, row.end)
         if self._ended is not None:
             raise self._why_ended(*self._ended, row)
         return row, await self._suspended(row) if self._suspend and self._only_waits(row) else None
@@ -335,9 +336,9 @@ class Call(Generic[R]):
         return row.owner is None and not due and row.status not in {Status.QUEUED, Status.PAUSED}
 
     # ---------------------------------------------------------------------------------------- answering
-    async def _answer(self, row: RunRow) -> DurableResult[R]:
+    async def _answer(self, row: RunRow, end: End) -> DurableResult[R]:
         handle: RunHandle[R] = RunHandle(self._client, self._id, self._workflow.call.returns)
-        result = await handle.value_of(row)
+        result = await handle.value_of(end)
         steps = await steps_of(self._client.store, self._client.payloads, row.number)
         return DurableResult(result, run_info(row), steps)
 
