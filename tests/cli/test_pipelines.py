@@ -53,5 +53,29 @@ def test_rerun_from_a_stage(shop):  # A061 A062
     assert forked["run"]["id"] == "f"
 
 
+def test_artifacts(shop, tmp_path):  # A029
+    """What a run keeps cannot be listed, or comes out as something else."""
+    shop.play(lambda app: _result(app, "a bb", {}))
+    listed = shop.done("run", "artifacts", "p")
+    assert [line.split()[0] for line in listed.out.splitlines()] == ["NAME", "scan", "text.txt", "words/all"]
+    found = shop.done("run", "artifacts", "p", "--json").json["artifacts"]
+    assert [(one["name"], one["media_type"], one["size"], one["step"]) for one in found] == [
+        ("scan", "application/octet-stream", 2, "read"), ("text.txt", "text/plain", 4, "read"),
+        ("words/all", "application/json", 10, "read"),
+    ]  # fmt: skip
+    assert shop.done("run", "artifact", "p", "text.txt").out == "a bb"
+    assert shop.done("run", "artifact", "p", "text.txt", "--json").json == "a bb"
+    assert shop.done("run", "artifact", "p", "words/all").json == ["a", "bb"]
+    for name, content in (("scan", b"\x00\xff"), ("text.txt", b"a bb")):
+        file = tmp_path / "taken"
+        shop.done("run", "artifact", "p", name, "--to", file)
+        assert file.read_bytes() == content
+        assert shop.run("run", "artifact", "p", name, "--to", file).code == 2
+        file.unlink()
+    assert shop.run("run", "artifact", "p", "scan", "--json").code == 2
+    assert shop.run("run", "artifact", "p", "nothing").code == 4
+    assert shop.done("run", "artifacts", shop.bought("b") or "b").err == "No artifacts.\n"
+
+
 async def _result(app, *args):
     return await (await app.start("papers", *args, id="p")).result()

@@ -184,6 +184,9 @@ CASES = [
     ("orphan_rows", "journal of run number 70", [ENTRY.format("70, 1, 'x', '', 0", "waiter")]),
     ("orphan_rows", "inbox of run number 70", ["insert into perdure_inbox (run, topic, sent_at) values (70, 'x', 0)"]),
     ("orphan_rows", "tags of run number 70", ["insert into perdure_tags (tag, run) values ('x', 70)"]),
+    ("orphan_rows", "artifacts of run number 70", [
+        "insert into perdure_artifacts values (70, 'a', 's', 'json', 't', 1, '1', 0)",
+    ]),
     ("orphan_rows", "blob references of run number 70", [
         "insert into perdure_blob_refs (run, hash) select 70, hash from perdure_blobs",
     ]),

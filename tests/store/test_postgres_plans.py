@@ -47,6 +47,8 @@ insert into perdure_tags (tag, run) select 't' || n % 500, n from generate_serie
 insert into perdure_blobs (hash, size, data) select 'h' || n, 1, 'x' from generate_series(1, 5000) n;
 insert into perdure_blob_refs (run, hash) select n, 'h' || n % 5000 from generate_series(1, 10000) n;
 insert into perdure_traces (run, trace) select n, 't' from generate_series(1, 5000) n;
+insert into perdure_artifacts (run, name, step, form, media_type, size, data, saved_at)
+select n, 'a' || n % 3, 's', 'json', 't', 1, '1', n from generate_series(1, 5000) n;
 insert into perdure_queues (name, ageing, mark) select 'q' || n, 0, '' from generate_series(1, 50) n;
 insert into perdure_rates (queue, place, most, period, grain, span, by_key) select 'q' || n, 1, 9, 9, 9, 9, 1 from generate_series(1, 50) n;
 insert into perdure_names (scope, name, run_id, until)

@@ -9,7 +9,7 @@ from storekit.kinds import NOW
 from perdure.model.status import TERMINAL, Status
 from perdure.store.operation import ORDER
 
-TABLES = ("runs", "journal", "inbox", "tags", "blobs", "blob_refs")
+TABLES = ("runs", "journal", "inbox", "tags", "artifacts", "blobs", "blob_refs")
 DROPS = [name for name in ORDER if name.startswith("drop_") and name not in {"drop_control", "drop_taken"}]
 
 
@@ -35,6 +35,8 @@ def ended(db, run_id, status=Status.COMPLETED, at=NOW, parent=None, detached=Fal
     row = db.row(run_id)
     payload = json.dumps(run_id * 150)
     db.apply(line("add_tag", id=run_id, name="t"))
+    kept = {"name": "a", "step": "s", "form": "json", "media_type": "t", "size": 1, "data": "1", "now": NOW}
+    db.apply(line("save_artifact", run=row.number, epoch=row.epoch, **kept))
     for key in (None, "k", "taken"):
         db.apply(line("send", run_id=run_id, topic="signal:go", key=key, data="1", now=NOW))
     keyed = next(message for message in db.mail(run_id) if message.key == "taken")

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+import perdure.cli.artifact
 import perdure.cli.steer  # noqa: F401 - its commands join those of run
 from perdure.cli import db, doctor, flow, pipeline, queue, run, worker
 from perdure.cli.command import Session, command

@@ -17,8 +17,9 @@ from perdure.client.starter import Starter
 from perdure.client.steer import Steering
 from perdure.client.stuck import run_infos
 from perdure.client.upkeep import Upkeep
-from perdure.client.view import RunInfo, WorkerInfo, worker_info
+from perdure.client.view import ArtifactInfo, RunInfo, WorkerInfo, artifact_info, worker_info
 from perdure.codec.value import TypeCodec, codec_for
+from perdure.engine.artifact import load_artifact
 from perdure.engine.definition import Workflow
 from perdure.engine.outcome import cancel_request
 from perdure.errors import PerdureError, RunFinished
@@ -179,6 +180,31 @@ class Client(Starter[RunHandle[Any]], Steering, Queues, Upkeep, Commands):
         """
         row = await self.row(run_id)
         return [tag for (tag,) in await self.store.rows("tags_of", row.number)]
+
+    async def artifacts(self, run_id: str) -> list[ArtifactInfo]:
+        """
+        What a run keeps under names, without the data, in the order of the names.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        row = await self.row(run_id)
+        return [artifact_info(found) for found in await self.store.rows("artifacts", row.number)]
+
+    async def artifact(self, run_id: str, name: str, type: Any = Any) -> Any:
+        """
+        What a run keeps under a name: bytes, or plain data.
+
+        Args:
+            type: To have it as this type.
+
+        Raises:
+            RunNotFound: There is no such run.
+            ArtifactNotFound: It keeps nothing under this name.
+            InvalidInput: It does not have the type.
+        """
+        row = await self.row(run_id)
+        return await load_artifact(self.store, self.payloads, row.number, run_id, name, type)
 
     async def runs(self, wanted: RunFilter) -> tuple[list[RunInfo], int | None]:
         """One page of runs, and the `after` of the next page."""

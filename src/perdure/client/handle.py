@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from perdure.client.view import RunEvent, RunInfo, run_event
+from perdure.client.view import ArtifactInfo, RunEvent, RunInfo, run_event
 from perdure.codec.failure import decode_error
 from perdure.codec.value import TypeCodec
 from perdure.errors import RunCancelled, RunFailed
@@ -127,6 +127,14 @@ class RunHandle(Generic[R]):
 
     async def _text(self, stored: str) -> str:
         return self._client.payloads.open(await resolve(self._client.store, stored))
+
+    async def artifacts(self) -> list[ArtifactInfo]:
+        """See `Client.artifacts`."""
+        return await self._client.artifacts(self.id)
+
+    async def artifact(self, name: str, type: Any = Any) -> Any:
+        """See `Client.artifact`."""
+        return await self._client.artifact(self.id, name, type)
 
     async def signal(self, name: str, data: Any = None, *, key: str | None = None) -> bool:
         """See `Client.signal`."""

@@ -213,6 +213,7 @@ async def fork_of(store: Store, source: Snapshot, before: Before, fork_id: str, 
             fork.copy(await fork.child(entry, until, done=done))
         else:
             fork.copy(entry)
+    fork.lines.append(("copy_artifacts", (fork_id, row.number)))
     fork.copy(Entry(0, Kind.FORKED, "", max(now, until), json.dumps(taken_up | {"seq": keep, "whole": whole})))
     return guarded(fork.guards, fork.lines)
 

@@ -142,6 +142,29 @@ def _told(reason: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
+class ArtifactInfo:
+    """
+    What a run keeps under a name.
+
+    Attributes:
+        step: Key of the step that has saved it.
+        size: Of the value, in bytes.
+    """
+
+    name: str
+    step: str
+    media_type: str
+    size: int
+    saved_at: datetime
+
+
+def artifact_info(row: tuple[Any, ...]) -> ArtifactInfo:
+    """A stored artifact for callers, without its data."""
+    name, step, media_type, size, saved_at = row
+    return ArtifactInfo(name, step, media_type, size, to_datetime(saved_at))
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerInfo:
     """
     A worker process.

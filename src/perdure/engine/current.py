@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from contextvars import ContextVar
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from perdure.errors import NotInWorkflow
+
+if TYPE_CHECKING:
+    from perdure.engine.artifact import Artifacts
+
+T = TypeVar("T")
 
 
 class StepInfo(NamedTuple):
@@ -48,6 +54,13 @@ class Running(Protocol):
 
     async def flush(self) -> None:
         """See `CurrentStep.flush`."""
+
+    def wait(self, awaitable: Awaitable[T]) -> T:
+        """See `CurrentStep.wait`."""
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """See `CurrentStep.artifacts`."""
 
 
 class CurrentStep(StepInfo):
@@ -95,6 +108,26 @@ class CurrentStep(StepInfo):
         """
         await self.body.flush()
 
+    @property
+    def artifacts(self) -> Artifacts:
+        """
+        What the run keeps beside its journal, under names: files, large texts, anything that a result is not made for.
+
+        Raises:
+            NotInWorkflow: The step is a transaction.
+        """
+        return self.body.artifacts
+
+    def wait(self, awaitable: Awaitable[T]) -> T:
+        """
+        In a plain function, wait for what a coroutine function would await, such as ``flush()`` or `artifacts`.
+
+        Raises:
+            InvalidOption: It was called from a coroutine function, which has to `await`.
+            NotInWorkflow: The step is a transaction.
+        """
+        return self.body.wait(awaitable)
+
 
 class Silent(NamedTuple):
     """A body that may not emit: a transaction's."""
@@ -118,6 +151,27 @@ class Silent(NamedTuple):
 
     async def flush(self) -> None:
         """There is nothing to wait for."""
+
+    def wait(self, awaitable: Awaitable[T]) -> T:
+        """
+        Refuse.
+
+        Raises:
+            NotInWorkflow: Always.
+        """
+        problem = f"a transaction keeps all others waiting, so it cannot wait for {awaitable!r}"
+        raise NotInWorkflow(problem)
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """
+        Refuse.
+
+        Raises:
+            NotInWorkflow: Always.
+        """
+        problem = "a transaction has its own rows, so it cannot have artifacts"
+        raise NotInWorkflow(problem)
 
 
 running_step: ContextVar[Running | None] = ContextVar("perdure_running_step", default=None)

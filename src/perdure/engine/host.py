@@ -13,6 +13,7 @@ from perdure.engine.definition import Registry
 from perdure.model.limits import Limits
 from perdure.model.run import Claimed
 from perdure.store.operation import Done, Operation
+from perdure.store.store import Store
 
 if TYPE_CHECKING:
     from perdure.engine.cadence import Cadence
@@ -28,6 +29,7 @@ class Host(Protocol):
     Attributes:
         hold: Microseconds: shorter waits are sat out instead of parking the run.
         observer: Told of what happens; mostly there is none.
+        store: For what bodies of steps ask of it themselves.
         cadence: When what steps have emitted is stored.
     """
 
@@ -40,6 +42,7 @@ class Host(Protocol):
     hold: int
     observer: Observer | None
     cadence: Cadence
+    store: Store
 
     def submit(self, operation: Operation, done: Done) -> None:
         """Queue an operation of the store."""

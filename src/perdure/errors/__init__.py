@@ -10,6 +10,7 @@ Every error that perdure raises, and its stable code.
     ├─ StateError                    what is stored forbids it
     │  ├─ RunNotFound  RunFinished  RunPaused  StartConflict (ManifestMismatch)  IllegalMove  StepNotFound
     │  ├─ Divergence (ArgumentsChanged)  LeaseHeld  LeaseLost  Overloaded
+    │  ├─ ArtifactNotFound
     │  ├─ DuplicateRun  QueueDraining  QueueInUse
     │  └─ CommandConflict  CommandInProgress  CommandOvertaken
     ├─ RunError                      what a waiter or a workflow sees
@@ -40,6 +41,7 @@ from perdure.errors.run import (
 from perdure.errors.signal import ContinueAsNew, EngineSignal, StepOver
 from perdure.errors.state import (
     ArgumentsChanged,
+    ArtifactNotFound,
     CommandConflict,
     CommandInProgress,
     CommandOvertaken,
@@ -93,6 +95,7 @@ from perdure.errors.user import RetryAfter, Terminal
 
 __all__ = [
     "ArgumentsChanged",
+    "ArtifactNotFound",
     "BatchTimedOut",
     "BlockingCall",
     "ChildFailed",

@@ -150,6 +150,23 @@ class IllegalMove(StateError):
         )
 
 
+class ArtifactNotFound(StateError):
+    """The run keeps nothing under this name."""
+
+    code = "artifact_not_found"
+    http_status = 404
+    exit_code = 4
+    run_id: str
+    name: str
+
+    def __init__(self, run_id: str, name: str) -> None:
+        super().__init__(
+            f"Run {run_id!r} has no artifact {name!r}. `perdure run artifacts {run_id}` lists those it has.",
+            run_id=run_id,
+            name=name,
+        )
+
+
 class StepNotFound(StateError):
     """The run's journal has no outcome under this key."""
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from copy import copy
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 from perdure.codec.value import TypeCodec, codec_for, dump_plain
+from perdure.engine.artifact import Artifacts
 from perdure.engine.current import current_step
-from perdure.errors import MissingOutput
+from perdure.errors import MissingOutput, Overloaded, TooManyEntries
+from perdure.model.check import check_number
 from perdure.pipeline.types import NONE, converted
 
 I_co = TypeVar("I_co", covariant=True)
@@ -16,6 +20,50 @@ C_co = TypeVar("C_co", covariant=True)
 T = TypeVar("T")
 Given = Callable[[TypeCodec, str], Any]
 """Gives a stage's input as a type; the text is what errors call it."""
+
+
+PROGRESS, LOG = "progress", "log"
+"""The topics that stages tell of themselves under."""
+log = logging.getLogger("perdure.run")
+
+
+class StageLog(NamedTuple):
+    """
+    Takes log lines of a stage: into the run's journal, where they stay, and to the logger "perdure.run".
+
+    A line that an attempt has logged is there again, with the attempt's number, when the next one logs it too. What is
+    more than a run may keep, see `Limits`, goes to the logger only: logging does not fail a stage.
+    """
+
+    stage: str
+
+    def debug(self, message: str, **fields: Any) -> None:
+        """Log what only its author wants to know."""
+        self._tell(logging.DEBUG, message, fields)
+
+    def info(self, message: str, **fields: Any) -> None:
+        """Log what went as it should."""
+        self._tell(logging.INFO, message, fields)
+
+    def warning(self, message: str, **fields: Any) -> None:
+        """Log what somebody should look at."""
+        self._tell(logging.WARNING, message, fields)
+
+    def error(self, message: str, **fields: Any) -> None:
+        """Log what went wrong."""
+        self._tell(logging.ERROR, message, fields)
+
+    def _tell(self, level: int, message: str, fields: dict[str, Any]) -> None:
+        step = current_step()
+        told = {"stage": self.stage, "level": logging.getLevelName(level).lower(), "message": message}
+        _emit(LOG, told | ({"fields": fields} if fields else {}))
+        known = {"run_id": step.run_id, "workflow": step.workflow, "stage": self.stage}
+        log.log(level, "%s", message, extra=known)
+
+
+def _emit(topic: str, told: dict[str, Any]) -> None:
+    with suppress(Overloaded, TooManyEntries):
+        current_step().emit(topic, told)
 
 
 class StageContext(Generic[I_co, C_co]):
@@ -134,6 +182,35 @@ class StageContext(Generic[I_co, C_co]):
     def cancelled(self) -> bool:
         """Whether the outcome counts no more: the run was cancelled, a sibling has failed, or time is up."""
         return current_step().cancelled
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """What the run keeps under names, for all of its stages: ``await stage.artifacts.save("page.txt", text)``."""
+        return current_step().artifacts
+
+    def wait(self, awaitable: Awaitable[T]) -> T:
+        """See `CurrentStep.wait`: for plain functions, such as ``stage.wait(stage.artifacts.load("page.txt"))``."""
+        return current_step().wait(awaitable)
+
+    # ------------------------------------------------------------------------------------ telling
+    def progress(self, done: float, message: str = "", **details: Any) -> None:
+        """
+        Tell how far the stage is; whoever watches the run sees it while the stage runs, a few milliseconds later.
+
+        What is more than a run may keep, see `Limits`, is left out.
+
+        Args:
+            done: From 0 to 1.
+            details: Any values that can be stored as JSON.
+        """
+        check_number("progress", done, 0, 1, whole=False)
+        told: dict[str, Any] = {"stage": self.id, "progress": done, "message": message}
+        _emit(PROGRESS, told | ({"details": details} if details else {}))
+
+    @property
+    def log(self) -> StageLog:
+        """Log lines of the stage, kept in the run's journal: ``stage.log.info("read", pages=7)``."""
+        return StageLog(self.id)
 
     def __repr__(self) -> str:
         return f"<stage {self.id!r} of {self.run_id!r}>"

@@ -27,9 +27,11 @@ from perdure.model.entry import Kind
 from perdure.model.status import Status
 from perdure.pipeline.batch import Batch
 from perdure.pipeline.builder import Group, Pipeline
+from perdure.pipeline.context import PROGRESS
 from perdure.pipeline.stage import Work
 from perdure.pipeline.types import NONE
 
+_DONE = {"#submit": Standing("waiting", "submitted"), "#cancel": Standing("cancelled")}
 _UNDER_WAY = frozenset({"running", "waiting", "retrying"})
 
 
@@ -115,18 +117,23 @@ def _done(group: Group, found: Mapping[str, Standing]) -> bool:
 def _standing(event: Event, part: str) -> Standing | None:
     """What an entry says of its stage; `part` is what its key has behind the stage's id."""
     kind = Kind(event.kind)
+    if kind == Kind.STEP_EMITTED:
+        told = event.data["value"] if event.data["topic"] == PROGRESS else None
+        return Standing("running", _progress_text(told)) if isinstance(told, dict) and "progress" in told else None
     status = (UNDOING if part.endswith(SUFFIX) else MEANING).get(kind)
     if status is None:
         return None
-    if kind == Kind.STEP_COMPLETED and part == "#submit":
-        return Standing("waiting", "submitted")
+    if kind == Kind.STEP_COMPLETED and part in _DONE:
+        return _DONE[part]
     if kind == Kind.STEP_COMPLETED and part.startswith("#check") and isinstance(event.data, dict):
         return Standing("waiting", str(event.data["progress"]))
-    if kind == Kind.STEP_COMPLETED and part == "#cancel":
-        return Standing("cancelled")
     if part.startswith("#wait"):
         return None if kind == Kind.RECEIVE_STARTED else Standing("running")
     return Standing(status)
+
+
+def _progress_text(told: dict[str, Any]) -> str:
+    return f"{told['progress']:.0%} {told['message']}".strip()
 
 
 # ---------------------------------------------------------------------------------------- as Mermaid

@@ -64,7 +64,7 @@ def statements(dialect: str) -> dict[str, Statement]:
     """All statements of one dialect: the shared ones and its own."""
     found: dict[str, Statement] = {}
     for file in (
-        "shared.sql", "queues.sql", "delivery.sql", "lone.sql", "doctor.sql",
+        "shared.sql", "artifacts.sql", "queues.sql", "delivery.sql", "lone.sql", "doctor.sql",
         f"{dialect}.sql", f"{dialect}_queues.sql", f"{dialect}_delivery.sql", f"{dialect}_lone.sql",
     ):  # fmt: skip
         more = parse(read_sql(file), file)

@@ -94,6 +94,9 @@ class Counting(BaseModel):
 
 
 def read(stage: StageContext[str, None]) -> list[str]:
+    stage.wait(stage.artifacts.save("text.txt", stage.input))
+    stage.wait(stage.artifacts.save("words/all", stage.input.split()))
+    stage.wait(stage.artifacts.save("scan", b"\x00\xff"))
     return stage.input.split()
 
 

@@ -188,8 +188,17 @@ class Generator:
             record.compensate()
         if self.happens(0.2):
             record.add("trace_run", number, record.epoch, self.new("t"))
+        self.keep(record, number)
         self.give_up(record, row, seq + len(entries), add)
         record.entries(entries)
+
+    def keep(self, record: Record, number: int) -> None:
+        """What a step keeps beside the journal."""
+        if self.happens(0.2):
+            kept = ("s", "json", "text/plain", 3, self.payload(), self.now)
+            record.add("save_artifact", number, record.epoch, self.chance.choice("ab"), *kept)
+        if self.happens(0.05):
+            record.add("remove_artifact", number, record.epoch, self.chance.choice("ab"))
 
     def give_up(self, record: Record, row: dict, seq: int, add: Callable[[str, str, str | None], None]) -> None:
         """How the driver leaves its run, if it does."""
@@ -344,6 +353,7 @@ class Generator:
                  forked_from=row["id"]),
             *[line("copy_entry", id=fork_id, seq=place, **dict(zip(PARAMETERS["copy_entry"][2:], found, strict=True)))
               for place, (_, found) in enumerate(journal[:3], 1)],
+            line("copy_artifacts", id=fork_id, number=row["number"]),
             line("fork_child", id=child, workflow="w", input="1", seed=self.count, now=self.now, deadline_at=None,
                  detached=0, parent_id=fork_id),
         ]  # fmt: skip
@@ -359,8 +369,8 @@ class Generator:
         most = self.chance.choice((2, 5, 100))
         before = self.now - self.chance.choice((0, 100, 1000))
         drops = (
-            "drop_journal", "drop_inbox", "drop_keyed", "drop_tags", "drop_traces", "drop_blobs", "drop_blob_refs",
-            "drop_runs",
+            "drop_journal", "drop_inbox", "drop_keyed", "drop_tags", "drop_traces", "drop_artifacts", "drop_blobs",
+            "drop_blob_refs", "drop_runs",
         )  # fmt: skip
         return Operation([
             line("forget_workers", before=before),

@@ -34,6 +34,7 @@ class Model:
     blobs: dict[str, tuple[int, str]] = field(default_factory=dict)
     refs: set[tuple[int, str]] = field(default_factory=set)
     traces: dict[int, str] = field(default_factory=dict)
+    artifacts: dict[tuple[int, str], tuple[Any, ...]] = field(default_factory=dict)
     chores: dict[str, int] = field(default_factory=dict)
     workers: dict[int, dict[str, Any]] = field(default_factory=dict)
     doomed: set[int] = field(default_factory=set)
@@ -44,7 +45,7 @@ class Model:
         return Model(
             {number: dict(row) for number, row in self.runs.items()}, dict(self.journal),
             {number: dict(found) for number, found in self.inbox.items()}, set(self.tags), dict(self.blobs),
-            set(self.refs), dict(self.traces), dict(self.chores), {number: dict(row) for number, row in self.workers.items()}, set(self.doomed),
+            set(self.refs), dict(self.traces), dict(self.artifacts), dict(self.chores), {number: dict(row) for number, row in self.workers.items()}, set(self.doomed),
             dict(self.last),
         )  # fmt: skip
 
@@ -175,6 +176,21 @@ class Model:
     def trace_run(self, run, epoch, trace):
         if self.owned(run, epoch):
             self.traces[run] = trace
+
+    def save_artifact(self, run, epoch, name, step, form, media_type, size, data, now):
+        if self.owned(run, epoch):
+            self.artifacts[run, name] = (step, form, media_type, size, data, now)
+            yield ("saved",)
+
+    def remove_artifact(self, run, epoch, name):
+        if self.owned(run, epoch):
+            self.artifacts.pop((run, name), None)
+
+    def copy_artifacts(self, id, number):
+        if row := self.by_id(id):
+            for (run, name), rest in tuple(self.artifacts.items()):
+                if run == number:
+                    self.artifacts.setdefault((row["number"], name), rest)
 
     def take_chore(self, name, now, until):
         if self.chores.get(name, now) <= now:
@@ -556,6 +572,9 @@ class Model:
 
     def drop_tags(self):
         self.tags = {found for found in self.tags if found[1] not in self.doomed}
+
+    def drop_artifacts(self):
+        self.artifacts = {place: rest for place, rest in self.artifacts.items() if place[0] not in self.doomed}
 
     def drop_traces(self):
         self.traces = {run: trace for run, trace in self.traces.items() if run not in self.doomed}

@@ -41,7 +41,7 @@ class Names:
     def row(self, row: Row) -> Row:
         """A returned row without numbers."""
         label, *values = row
-        if label in {"stale", "alive", "child", "orphan", "chore"}:
+        if label in {"stale", "alive", "child", "orphan", "chore", "saved"}:
             return row
         if label == "registered":
             return label, self.workers[values[0]]
@@ -132,6 +132,7 @@ class ModelSystem:
                 list(model.refs),
                 list(model.traces.items()),
                 list(model.chores.items()),
+                [(*place, *rest) for place, rest in model.artifacts.items()],
             ],
         )
 
@@ -179,6 +180,7 @@ class StoreSystem:
                 self._select("run, hash from perdure_blob_refs"),
                 self._select("run, trace from perdure_traces"),
                 self._select("name, until from perdure_chores"),
+                self._select("run, name, step, form, media_type, size, data, saved_at from perdure_artifacts"),
             ],
         )
 
@@ -187,7 +189,7 @@ def dump(runs: list[Any], journal: list[Any], inbox: list[Any], workers: list[An
     """The canonical form of a state."""
     ids = {row[0]: row[1] for row in runs}
     worker_ids = worker_names((row[0], row[1]) for row in workers)
-    tags, blobs, refs, traces, chores = small
+    tags, blobs, refs, traces, chores, artifacts = small
 
     def run(row: Any) -> dict[str, Any]:
         found = dict(zip(RunRow._fields, row, strict=True))
@@ -212,4 +214,5 @@ def dump(runs: list[Any], journal: list[Any], inbox: list[Any], workers: list[An
         "refs": sorted((ids.get(at, "unknown"), hash) for at, hash in refs),
         "traces": sorted((ids.get(at, "unknown"), trace) for at, trace in traces),
         "chores": sorted(tuple(row) for row in chores),
+        "artifacts": sorted((ids.get(at, "unknown"), *rest) for at, *rest in artifacts),
     }

@@ -15,7 +15,7 @@ _NUMBERS = {"run", "number", "parent"}
 _IDS = {"id", "run_id", "child", "parent_id"}
 _OTHERS = {
     "free_id", "register_worker", "start", "start_child", "fork_child", "add_tag", "start_trace", "add_blob_ref",
-    "copy_entry",
+    "copy_entry", "copy_artifacts",
 }  # fmt: skip
 """Statements whose id is not that of a run which others may be writing."""
 _FENCED = {"append", "take", "take_keyed", "trace_run", "forget"}

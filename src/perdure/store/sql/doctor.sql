@@ -85,6 +85,7 @@ from (
   select distinct 'journal' as what, run from perdure_journal
   union all select distinct 'inbox', run from perdure_inbox
   union all select distinct 'tags', run from perdure_tags
+  union all select distinct 'artifacts', run from perdure_artifacts
   union all select distinct 'blob references', run from perdure_blob_refs
 ) o
 where not exists (select 1 from perdure_runs r where r.number = o.run)

@@ -241,6 +241,10 @@ delete from perdure_tags where run = any (_doomed);
 -- differs: the doomed are a variable.
 delete from perdure_traces where run = any (_doomed);
 
+-- name: drop_artifacts()
+-- differs: the doomed are a variable.
+delete from perdure_artifacts where run = any (_doomed);
+
 -- name: drop_blobs()
 -- differs: the blobs are locked first, in an order, so that a reference that is being made is seen.
 perform 1 from perdure_blobs

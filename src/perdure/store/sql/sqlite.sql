@@ -198,6 +198,10 @@ delete from perdure_tags where run in (select number from temp.perdure_doomed);
 -- differs: temp table.
 delete from perdure_traces where run in (select number from temp.perdure_doomed);
 
+-- name: drop_artifacts()
+-- differs: temp table.
+delete from perdure_artifacts where run in (select number from temp.perdure_doomed);
+
 -- name: drop_blobs()
 -- differs: temp table.
 delete from perdure_blobs where hash in (

@@ -191,6 +191,21 @@ create table perdure_traces (
   trace text not null
 );
 
+-- What steps keep beside the journal under names of their own, such as files. It goes with its run.
+create table perdure_artifacts (
+  run bigint not null,
+  name text collate "C" not null,
+  step text not null,
+  -- What the data are: JSON of any value, or of bytes as base64.
+  form text not null check (form in ('json', 'bytes')),
+  media_type text not null,
+  -- Of the value, in bytes.
+  size bigint not null,
+  data text not null,
+  saved_at bigint not null,
+  primary key (run, name)
+);
+
 -- What one worker does for all, and when it is due again.
 create table perdure_chores (
   name text collate "C" primary key,

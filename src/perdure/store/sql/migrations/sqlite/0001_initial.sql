@@ -170,6 +170,21 @@ create table perdure_traces (
   trace text not null
 ) strict;
 
+-- What steps keep beside the journal under names of their own, such as files. It goes with its run.
+create table perdure_artifacts (
+  run integer not null,
+  name text not null,
+  step text not null,
+  -- What the data are: JSON of any value, or of bytes as base64.
+  form text not null check (form in ('json', 'bytes')),
+  media_type text not null,
+  -- Of the value, in bytes.
+  size integer not null,
+  data text not null,
+  saved_at integer not null,
+  primary key (run, name)
+) strict;
+
 -- What one worker does for all, and when it is due again.
 create table perdure_chores (
   name text primary key,
