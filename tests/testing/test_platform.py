@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from perdure import App, RunFailed, Step, WorkerOptions
+from perdure import App, RunFailed, Step, WorkerOptions, current_step
 from perdure.clock import SystemClock
 from perdure.errors import InvalidOption, NotInWorkflow
 from perdure.platform import BodyFailed, run_on
@@ -150,6 +150,23 @@ def test_nothing_is_emitted_elsewhere():
             await run_on(Spy(), order)
 
     run_virtual(main)
+
+
+def test_a_body_elsewhere_keeps_nothing_and_may_wait():
+    """A body would believe that it has kept something, or could not wait in a thread."""
+
+    async def soon() -> int:
+        return 3
+
+    def body() -> int:
+        with pytest.raises(NotInWorkflow, match="no artifacts"):
+            _ = current_step().artifacts
+        return current_step().wait(soon())
+
+    async def order(ctx):
+        return await ctx.step("body", body)
+
+    assert asyncio.run(run_on(MemoryPlatform("r", Kept(order, ()), SystemClock()), order)) == 3
 
 
 def test_only_coroutine_functions():

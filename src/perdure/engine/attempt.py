@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from asyncio import events
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from perdure.clock import SECOND, micros
 from perdure.engine.artifact import Artifacts
-from perdure.engine.current import StepInfo, running_step
+from perdure.engine.current import StepInfo, running_step, wait_in_thread
 from perdure.engine.request import StepRequest
-from perdure.errors import EngineSignal, InvalidOption, RecordedError, StepOver, StepTimedOut
+from perdure.errors import EngineSignal, RecordedError, StepOver, StepTimedOut
 from perdure.model.run import Claimed
 
 if TYPE_CHECKING:
@@ -99,14 +98,7 @@ class Attempt:
 
     def wait(self, awaitable: Awaitable[T]) -> T:
         """See `CurrentStep.wait`."""
-        if events._get_running_loop() is not None:  # noqa: SLF001 - get_running_loop() raises where there is none
-            option = "wait"
-            raise InvalidOption(option, "it is for plain functions; a coroutine function writes `await`")
-
-        async def awaited() -> T:
-            return await awaitable
-
-        return asyncio.run_coroutine_threadsafe(awaited(), self._host.loop).result()
+        return wait_in_thread(awaitable, self._host.loop)
 
     def cancel(self, error: BaseException | None = None) -> None:
         """Stop it: its outcome does not matter any more, or is this error."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from asyncio import events
 from collections.abc import Awaitable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from perdure.errors import NotInWorkflow
+from perdure.errors import InvalidOption, NotInWorkflow
 
 if TYPE_CHECKING:
     from perdure.engine.artifact import Artifacts
@@ -172,6 +174,23 @@ class Silent(NamedTuple):
         """
         problem = "a transaction has its own rows, so it cannot have artifacts"
         raise NotInWorkflow(problem)
+
+
+def wait_in_thread(awaitable: Awaitable[T], loop: asyncio.AbstractEventLoop) -> T:
+    """
+    Wait in a thread for what is awaited on a loop.
+
+    Raises:
+        InvalidOption: This thread has a loop itself, which must not wait.
+    """
+    if events._get_running_loop() is not None:  # noqa: SLF001 - get_running_loop() raises where there is none
+        option = "wait"
+        raise InvalidOption(option, "it is for plain functions; a coroutine function writes `await`")
+
+    async def awaited() -> T:
+        return await awaitable
+
+    return asyncio.run_coroutine_threadsafe(awaited(), loop).result()
 
 
 running_step: ContextVar[Running | None] = ContextVar("perdure_running_step", default=None)

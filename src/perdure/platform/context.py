@@ -16,7 +16,8 @@ from perdure.clock import SECOND, from_datetime, micros, to_datetime
 from perdure.codec.call import CallCodec
 from perdure.codec.failure import decode_error, encode_error
 from perdure.codec.value import TypeCodec, codec_for
-from perdure.engine.current import StepInfo, running_step
+from perdure.engine.artifact import Artifacts
+from perdure.engine.current import StepInfo, running_step, wait_in_thread
 from perdure.engine.definition import Step, StepOptions
 from perdure.engine.machine import MISSING
 from perdure.errors import InvalidOption, NotInWorkflow, ReceiveTimedOut, StepTimedOut
@@ -247,6 +248,7 @@ class Body:
     def __init__(self, info: StepInfo) -> None:
         self.info = info
         self.over = False
+        self._loop = asyncio.get_running_loop()
 
     def emit(self, topic: str, value: Any) -> None:  # noqa: ARG002 - as `CurrentStep.emit` calls it
         """
@@ -260,6 +262,21 @@ class Body:
 
     async def flush(self) -> None:
         """Nothing waits to be stored."""
+
+    def wait(self, awaitable: Awaitable[R]) -> R:
+        """See `CurrentStep.wait`."""
+        return wait_in_thread(awaitable, self._loop)
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """
+        Not there.
+
+        Raises:
+            NotInWorkflow: Always.
+        """
+        problem = "the run is not in perdure's store but on another engine, so it has no artifacts"
+        raise NotInWorkflow(problem)
 
 
 async def _call(step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
