@@ -53,14 +53,18 @@ if TYPE_CHECKING:
     from perdure.durable import DurableResult, Suspended, emit_event, run_durable
     from perdure.flow.builder import Entry, Flow
     from perdure.flow.state import State
+    from perdure.model.event import Event
+    from perdure.outbox.lines import JsonLines
+    from perdure.outbox.webhook import Webhook
     from perdure.pipeline.batch import Batch, Pending
     from perdure.pipeline.builder import Pipeline
     from perdure.pipeline.context import StageContext
     from perdure.pipeline.stage import Stage
 else:
     _LATER = {
-        "Entry": "flow.builder", "Flow": "flow.builder", "State": "flow.state",
+        "Entry": "flow.builder", "Event": "model.event", "Flow": "flow.builder", "State": "flow.state",
         "Batch": "pipeline.batch", "Pending": "pipeline.batch", "Pipeline": "pipeline.builder",
+        "JsonLines": "outbox.lines", "Webhook": "outbox.webhook",
         "Stage": "pipeline.stage", "StageContext": "pipeline.context",
         "DurableResult": "durable", "Suspended": "durable", "emit_event": "durable", "run_durable": "durable",
     }  # fmt: skip
@@ -87,8 +91,10 @@ __all__ = [
     "Dedupe",
     "DurableResult",
     "Entry",
+    "Event",
     "Flow",
     "InvalidInput",
+    "JsonLines",
     "LeaseHeld",
     "LeaseLost",
     "Limits",
@@ -127,6 +133,7 @@ __all__ = [
     "Terminal",
     "TooFewSucceeded",
     "Transaction",
+    "Webhook",
     "WorkerOptions",
     "Workflow",
     "current_step",

@@ -39,11 +39,13 @@ from perdure.store.caller import check_plain
 from perdure.store.changes import Changes
 from perdure.store.choose import shown, store_at
 from perdure.worker.options import WorkerOptions, retention_of
+from perdure.worker.part import Part
 from perdure.worker.stop import StopSignals
 from perdure.worker.worker import Worker
 
 if TYPE_CHECKING:
     from perdure.flow.builder import Flow
+    from perdure.model.event import Event
     from perdure.pipeline.builder import Pipeline
 
 P = ParamSpec("P")
@@ -51,6 +53,7 @@ R = TypeVar("R")
 A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
+T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Synchronous = Literal["FULL", "NORMAL"]
 log = logging.getLogger("perdure.worker")
@@ -280,13 +283,33 @@ class App(Face):
         self.registry.add_queue(queue)
         return queue
 
+    def sink(self, name: str, target: Callable[[Event], Any] | None = None, /, **options: Any) -> Callable[[T], T]:
+        """
+        Declare a sink: ``app.sink("billing", Webhook(url, secret), events=["completed", "failed"])``.
+
+        Over a function, ``@app.sink("audit", topics="order.*")``, it is called with each `Event`. The sink is made when
+        the app is opened, and told by this app's workers from then on: of each event at least once, each run's in
+        order.
+
+        Args:
+            options: Fields of `perdure.model.sink.Sink`: ``events``, ``topics``, ``workflows``, ``retry``, ``timeout``,
+                ``concurrency``, ``since``.
+
+        Raises:
+            DuplicateName: This app has another sink of the name.
+            InvalidOption: An option that there is not, or that is wrong.
+        """
+        from perdure.model.sink import declaring  # noqa: PLC0415 - who has no sinks need not wait for it
+
+        return declaring(self.registry.add_sink, name, target, options)
+
     # ---------------------------------------------------------------------------------------- life
     async def __aenter__(self) -> Self:
         """Open the database and start a worker in this process."""
         client = await self._open()
         self._worker = Worker(
             client.store, clock=client.store.clock, payloads=self._payloads, registry=self.registry, limits=self.limits,
-            options=self.worker_options, observer=self._observer,
+            options=self.worker_options, observer=self._observer, parts=self._parts(),
         )  # fmt: skip
         try:
             await self._worker.start()
@@ -297,6 +320,15 @@ class App(Face):
         if self._observer is not None:
             self._observer.working(self._worker)
         return self
+
+    def _parts(self) -> list[Part]:
+        """What the worker does beside driving runs."""
+        sinks = self.registry.sinks.values()
+        if not sinks or not self.worker_options.deliver:
+            return []
+        from perdure.outbox.deliverer import Deliverer  # noqa: PLC0415 - who has no sinks need not wait for it
+
+        return [Deliverer(sinks, self._payloads)]
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -343,6 +375,7 @@ class App(Face):
             store.observe(self._observer.committed)
         try:
             await self._client.declare_queues(self.registry.queues.values(), self.registry.queue_names())
+            await self._client.declare_sinks(self.registry.sinks.values())
         except BaseException:
             await self._close()
             raise

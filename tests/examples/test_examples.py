@@ -40,6 +40,11 @@ PRINTS = {
         "waits for queue exports: 1 of 1 running for the key 'big'",
         "the small tenants did not wait for the flood to end: True",
     ],
+    "webhook.py": [
+        "out of order\nevent 0 of order-7: started\nevent 1 of order-7: packed\nevent 2 of order-7: completed\n",
+        "refused: The webhook is not to be trusted: it lacks one of the headers",
+        "a stranger gets 401",
+    ],
     "report.py": ["3 regions saved by sales-2025-06", "west/save    3"],
 }
 

@@ -115,6 +115,10 @@ def test_a_healthy_database(path):
     assert finding.examples[0] == "8 runs"
 
 
+OUTBOX = (
+    "insert into perdure_outbox (run, sink, root, next, last, since, due_at, dead_at) "
+    "select number, 's', number, 1, 1, 1, {} from perdure_runs where id = 'sleeper'"
+)
 CASES = [
     ("running_unowned", "sleeper", ["update perdure_runs set status = 'running' where id = 'sleeper'"]),
     ("owned_at_rest", "waiter", [LIVE, "update perdure_runs set owner = 91 where id = 'waiter'"]),
@@ -149,6 +153,8 @@ CASES = [
     ]),
     ("lone", "sleeper", [DUE.format(START), "update perdure_runs set workflow = '~durable' where id = 'sleeper'"]),
     ("overdue", "sleeper", [LIVE, DUE.format(START - DAY)]),
+    ("events_dead", "s (1 run(s))", [OUTBOX.format(f"null, {START}")]),
+    ("events_undelivered", "s (1 run(s))", [OUTBOX.format(f"{START - DAY}, null")]),
     ("queue_missing", "sleeper (q)", ["update perdure_runs set queue = 'q', slot = 1 where id = 'sleeper'"]),
     ("slot_wrong", "waiter", [
         QUEUE, LIVE,

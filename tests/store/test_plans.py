@@ -21,12 +21,12 @@ INDEXES = {
     name: [word.strip() for word in users.split(",")]
     for users, name in re.findall(r"-- ([^\n:]+): [^\n]*\ncreate (?:unique )?index (\w+)", TEXT)
 }
-SMALL = {"perdure_workers", "w", "perdure_queues", "q", "perdure_rates"}
-"""The tables of workers and queues, by their names and aliases: a handful of rows each, looked at whole."""
+SMALL = {"perdure_workers", "w", "perdure_queues", "q", "perdure_rates", "perdure_sinks"}
+"""The tables of workers, queues and sinks, by their names and aliases: a handful of rows each, looked at whole."""
 PARTS = {"CONSTANT", "tree", "t", "o", "later", "earlier", "rooms", "lines", "picks", "p", "chosen"}
 """What statements make for themselves, with as many rows as they are to give."""
-OVERVIEWS = {"counts", "sizes", "drop_orphans"}
-"""Asked by operators, about everything there is."""
+OVERVIEWS = {"counts", "sizes", "drop_orphans", "sink_counts", "fill_entries", "fill_starts"}
+"""Asked by operators, about everything there is; or done once, for a new sink that is to be told of the past."""
 HOT = {
     "claim": "perdure_runs_due",
     "claim_held": "perdure_runs_queue_due",

@@ -277,7 +277,7 @@ def test_pruning_forgets_stores_that_are_long_gone(pg):
     """The table of writers would grow with every start of a process (I10)."""
     pg.queued("a")
     pg.sql("insert into perdure_writers (id, batch, at) values ('old', 5, ?), ('new', 5, ?)", 0, NOW)
-    lines = [line("doom", before=NOW, statuses="[]", most=1), line("clear_doomed")]
+    lines = [line("doom", before=NOW, statuses="[]", most=1, undelivered=0), line("clear_doomed")]
     pg.apply(*lines)
     assert pg.sql("select count(*) from perdure_writers where id in ('old', 'new')") == [(1,)]
     assert pg.apply(start("b")), "a store whose row is gone goes on"

@@ -23,9 +23,9 @@ INDEXES = {
     name: [word.strip() for word in users.split(",")]
     for users, name in re.findall(r"-- ([^\n:]+): [^\n]*\ncreate (?:unique )?index (\w+)", TEXT)
 }
-SMALL = {"perdure_workers", "perdure_schema", "perdure_writers", "perdure_queues", "perdure_rates"}
-OVERVIEWS = {"counts", "sizes", "drop_orphans"}
-"""Asked by operators, about everything there is."""
+SMALL = {"perdure_workers", "perdure_schema", "perdure_writers", "perdure_queues", "perdure_rates", "perdure_sinks"}
+OVERVIEWS = {"counts", "sizes", "drop_orphans", "sink_counts", "fill_entries", "fill_starts"}
+"""Asked by operators, about everything there is; or done once, for a new sink that is to be told of the past."""
 VARIABLES = {"_numbers": "bigint[]", "_doomed": "bigint[]", "_tree": "bigint[]", "_hashes": "text[]"}
 LISTS = {
     "status": RunFilter(status=(Status.FAILED,)),
@@ -55,6 +55,10 @@ insert into perdure_names (scope, name, run_id, until)
 select 's' || n % 50, 'n' || n, 'r' || n, case when n % 2 = 0 then n end from generate_series(1, 5000) n;
 insert into perdure_commands (name, key, fingerprint, token, begun_at, until)
 select 'c' || n % 50, 'k' || n, 'f', n, n, case when n % 2 = 0 then n end from generate_series(1, 5000) n;
+insert into perdure_sinks (kind, name, since) select 'k' || n, 's' || n % 5, n from generate_series(1, 50) n;
+insert into perdure_outbox (run, sink, root, next, last, since, due_at, owner, dead_at)
+select n, 's' || n % 50, n, 1, 2, n, case n % 3 when 0 then n end, case n % 3 when 1 then n % 9 end, case n % 3 when 2 then n end
+from generate_series(1, 6000) n;
 insert into perdure_spent (queue, place, key, at, used, until)
 select 'q' || n % 50, 1, 'k' || n % 9, n, 1, n + 9 from generate_series(1, 5000) n;
 insert into perdure_runs (id, workflow, status, input, seed, created_at, due_at, queue, queue_key, slot, rank, finished_at)
@@ -114,7 +118,7 @@ class Plans:
         parts = [part.strip() for part in text.split(";") if part.strip()]
         plans = []
         for part in parts:
-            if part.startswith(("if ", "raise ", "end if")):
+            if part.startswith(("if ", "raise ", "end if", "create or replace trigger", "drop trigger")):
                 continue
             sql = re.sub(r"^perform ", "select ", re.sub(r"^_\w+ := ", "select ", part))
             for place, (variable, kind) in enumerate(VARIABLES.items(), len(found.parameters) + 1):

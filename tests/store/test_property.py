@@ -88,7 +88,7 @@ def test_a_store_does_what_the_model_says(kind, seed, tmp_path):
 
 APART = {
     name
-    for file in ("queues.sql", "sqlite_queues.sql", "sqlite_lone.sql", "delivery.sql")
+    for file in ("queues.sql", "sqlite_queues.sql", "sqlite_lone.sql", "delivery.sql", "sqlite_delivery.sql")
     for name in parse(read_sql(file), file)
 }
 """What has tests of its own: test_queues.py, test_queue_races.py, test_lone.py, tests/delivery, and the simulation."""

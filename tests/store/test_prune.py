@@ -18,7 +18,7 @@ def prune(db, before=NOW + 100, statuses=TERMINAL, most=100):
     ids = dict(db.run(db.store.select("select number, id from perdure_runs")))
     parameters = {"drop_orphans": {"most": 100}}
     rows = db.apply(
-        line("doom", before=before, statuses=json.dumps(sorted(statuses)), most=most),
+        line("doom", before=before, statuses=json.dumps(sorted(statuses)), most=most, undelivered=0),
         *[line(name, **parameters.get(name, {})) for name in DROPS],
         line("clear_doomed"),
     )
@@ -152,7 +152,7 @@ def test_a_payload_shared_by_runs_that_go_together_goes_with_them(db):
         db.owned(run_id)
         db.write(db.row(run_id), ("entries", [entry(1, data=json.dumps("x" * 500))]))
         finish(db, run_id)
-    doom = line("doom", before=NOW + 1, statuses='["completed"]', most=100)
+    doom = line("doom", before=NOW + 1, statuses='["completed"]', most=100, undelivered=0)
     db.apply(doom, *[line(name) for name in DROPS if name != "drop_orphans"], line("clear_doomed"))
     assert {table: db.count(table) for table in TABLES} == dict.fromkeys(TABLES, 0)
 
@@ -170,7 +170,7 @@ def test_two_prunes_in_one_batch_do_not_hinder_each_other(db):
     """Two operators who prune at once would get an error, or leave half of a tree."""
     for place in range(4):
         ended(db, f"r{place}", at=NOW + place)
-    doom = line("doom", before=NOW + 3, statuses='["completed"]', most=100)
+    doom = line("doom", before=NOW + 3, statuses='["completed"]', most=100, undelivered=0)
     whole = [doom, *[line(name) for name in DROPS if name != "drop_orphans"], line("clear_doomed")]
     outcomes = db.batch(whole, whole)
     assert [error for _, error in outcomes] == [None, None]
@@ -190,7 +190,7 @@ def test_a_payload_that_nobody_refers_to_is_dropped(db):
 def test_a_run_that_is_run_again_in_the_batch_of_a_prune_stays(db):
     """A rerun that was confirmed would have no run."""
     row = ended(db, "a")
-    doom = line("doom", before=NOW + 100, statuses='["completed"]', most=100)
+    doom = line("doom", before=NOW + 100, statuses='["completed"]', most=100, undelivered=0)
     pruned, again = db.batch(
         [doom, *[line(name) for name in DROPS if name != "drop_orphans"], line("clear_doomed")],
         [line("rerun", id="a", epoch=row.epoch, now=NOW)],

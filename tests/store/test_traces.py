@@ -58,7 +58,7 @@ def test_it_goes_with_its_run(db):
     row = db.row("a")
     db.apply(line("finish", run=row.number, epoch=row.epoch, status="completed", output="1", error=None, now=NOW))
     db.apply(
-        line("doom", before=NOW + 1, statuses='["completed"]', most=9), line("drop_traces"), line("drop_runs"),
+        line("doom", before=NOW + 1, statuses='["completed"]', most=9, undelivered=0), line("drop_traces"), line("drop_runs"),
         line("clear_doomed"),
     )  # fmt: skip
     assert db.count("traces") == db.count("runs") == 0

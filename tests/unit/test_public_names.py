@@ -6,12 +6,12 @@ import perdure
 
 NAMES = [
     "App", "Batch", "Child", "ChildFailed", "Codec", "Command", "Compressed", "Context", "CurrentStep", "Debounce",
-    "Dedupe", "DurableResult", "Entry", "Flow", "InvalidInput", "LeaseHeld", "LeaseLost", "Limits",
+    "Dedupe", "DurableResult", "Entry", "Event", "Flow", "InvalidInput", "JsonLines", "LeaseHeld", "LeaseLost", "Limits",
     "ManifestMismatch", "MapResult", "Pending", "PerdureError", "Pipeline", "Queue", "Rate", "ReceiveTimedOut",
     "RecordedError", "Retry", "RetryAfter", "RunCancelled", "RunEvent", "RunFailed", "RunFilter", "RunFinished",
     "RunHandle", "RunInfo", "RunNotFound", "RunPaused", "RunTimedOut", "Stage", "StageContext", "StartConflict",
     "State", "Status", "Step", "StepInfo", "StepInterrupted", "StepTimedOut", "Suspended", "SyncContext", "Terminal",
-    "TooFewSucceeded", "Transaction", "WorkerOptions", "Workflow", "current_step", "emit_event", "joined_id",
+    "TooFewSucceeded", "Transaction", "Webhook", "WorkerOptions", "Workflow", "current_step", "emit_event", "joined_id",
     "run_durable",
 ]  # fmt: skip
 

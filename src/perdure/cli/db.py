@@ -82,6 +82,9 @@ async def prune(
         typer.Option(metavar="STATUS", help="Only those that are completed, failed or cancelled; may be repeated."),
     ] = None,
     trees: Annotated[int, typer.Option(min=1, help="Trees per transaction.")] = 500,
+    undelivered: Annotated[
+        bool, typer.Option("--undelivered", help="Also runs with events that a sink has not got; these are lost.")
+    ] = False,
 ) -> None:
     """
     Remove runs that ended long ago, with all that belongs to them.
@@ -93,7 +96,11 @@ async def prune(
     async with session.connected() as app:
         with session.out.working("Pruning …") as shown:
             while count := await app.client.prune(
-                older_than=age, statuses=tuple(status or TERMINAL), trees=trees, most=PRUNED_AT_A_TIME
+                older_than=age,
+                statuses=tuple(status or TERMINAL),
+                trees=trees,
+                most=PRUNED_AT_A_TIME,
+                undelivered=undelivered,
             ):
                 removed += count
                 if shown:

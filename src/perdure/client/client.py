@@ -13,6 +13,7 @@ from perdure.client.guest import Guest
 from perdure.client.handle import RunHandle
 from perdure.client.queue import Queues
 from perdure.client.restart import guarded
+from perdure.client.sink import Sinks
 from perdure.client.starter import Starter
 from perdure.client.steer import Steering
 from perdure.client.stuck import run_infos
@@ -31,7 +32,7 @@ from perdure.store.record import shelve
 from perdure.store.store import Store
 
 
-class Client(Starter[RunHandle[Any]], Steering, Queues, Upkeep, Commands):
+class Client(Starter[RunHandle[Any]], Steering, Queues, Upkeep, Commands, Sinks):
     """
     Everything that callers ask of the store.
 

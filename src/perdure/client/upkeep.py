@@ -30,6 +30,7 @@ class Upkeep:
         statuses: Iterable[Status] = tuple(TERMINAL),
         trees: int = 500,
         most: int | None = None,
+        undelivered: bool = False,
     ) -> int:
         """
         Remove runs that ended long ago, with everything that belongs to them, and workers that left by then.
@@ -42,6 +43,7 @@ class Upkeep:
             statuses: How the tree's first run ended.
             trees: Trees per transaction, 1 or more; fewer where trees have many runs.
             most: Stop after about this many runs, without leaving a tree half removed; None for no limit.
+            undelivered: Also those that have events which a sink has not got; these are lost then.
 
         Returns:
             How many runs were removed.
@@ -55,7 +57,7 @@ class Upkeep:
         removed = 0
         while most is None or removed < most:
             now = trees if most is None else min(trees, most - removed)
-            count = await prune_some(self.store, before, ends, now)
+            count = await prune_some(self.store, before, ends, now, undelivered=undelivered)
             removed += count
             if not count:
                 break

@@ -21,6 +21,9 @@ from perdure.model.queue import NO_TERMS, Queue, Terms, name_of
 from perdure.model.retry import NO_RETRY, Retry
 from perdure.model.version import check_version, check_workflow_name, pin, recency
 
+if TYPE_CHECKING:
+    from perdure.model.sink import Sink
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -272,11 +275,13 @@ class Registry:
     Attributes:
         stand_in: For tests: gives the step that is run in a step's place.
         queues: The queues that the app declares, by name.
+        sinks: Its sinks.
     """
 
     def __init__(self) -> None:
         self.stand_in: Callable[[Step[..., Any]], Step[..., Any]] | None = None
         self.queues: dict[str, Queue] = {}
+        self.sinks: dict[str, Sink] = {}
         self._workflows: dict[str, Workflow[..., Any]] = {}
         self._newest: dict[str, Workflow[..., Any]] = {}
         self._listeners: list[Callable[[], None]] = []
@@ -374,6 +379,17 @@ class Registry:
         if self.queues.setdefault(queue.name, queue) != queue:
             what = "queue"
             raise DuplicateName(what, queue.name)
+
+    def add_sink(self, sink: Sink) -> None:
+        """
+        Declare a sink.
+
+        Raises:
+            DuplicateName: Another one has its name.
+        """
+        if self.sinks.setdefault(sink.name, sink) is not sink:
+            what = "sink"
+            raise DuplicateName(what, sink.name)
 
     def queue_names(self) -> set[str]:
         """The queues that workflows go through by themselves."""

@@ -4,7 +4,7 @@ Every error that perdure raises, and its stable code.
     PerdureError                     code, fields as attributes, a message that says what to do
     ├─ UsageError                    raised where something is defined or called
     │  ├─ DuplicateName  UnknownWorkflow  UnknownQueue  InvalidName  InvalidOption  InvalidInput
-    │  ├─ InvalidConfig  MissingOutput
+    │  ├─ InvalidConfig  MissingOutput  UnknownSink
     │  ├─ NotSerializable  PayloadTooLarge  HistoryTooLong  TooManyEntries
     │  └─ NotInWorkflow  BlockingCall  Stalled
     ├─ StateError                    what is stored forbids it
@@ -12,7 +12,8 @@ Every error that perdure raises, and its stable code.
     │  ├─ Divergence (ArgumentsChanged)  LeaseHeld  LeaseLost  Overloaded
     │  ├─ ArtifactNotFound
     │  ├─ DuplicateRun  QueueDraining  QueueInUse
-    │  └─ CommandConflict  CommandInProgress  CommandOvertaken
+    │  ├─ CommandConflict  CommandInProgress  CommandOvertaken
+    │  └─ DeliveryFailed  InvalidSignature
     ├─ RunError                      what a waiter or a workflow sees
     │  ├─ RunFailed  RunCancelled  RunTimedOut  ChildFailed  TooFewSucceeded
     │  └─ StepTimedOut  StepInterrupted  ReceiveTimedOut  RecordedError  BatchTimedOut
@@ -45,9 +46,11 @@ from perdure.errors.state import (
     CommandConflict,
     CommandInProgress,
     CommandOvertaken,
+    DeliveryFailed,
     Divergence,
     DuplicateRun,
     IllegalMove,
+    InvalidSignature,
     LeaseHeld,
     LeaseLost,
     ManifestMismatch,
@@ -88,6 +91,7 @@ from perdure.errors.usage import (
     Stalled,
     TooManyEntries,
     UnknownQueue,
+    UnknownSink,
     UnknownWorkflow,
     UsageError,
 )
@@ -103,6 +107,7 @@ __all__ = [
     "CommandInProgress",
     "CommandOvertaken",
     "ContinueAsNew",
+    "DeliveryFailed",
     "Divergence",
     "DuplicateName",
     "DuplicateRun",
@@ -113,6 +118,7 @@ __all__ = [
     "InvalidInput",
     "InvalidName",
     "InvalidOption",
+    "InvalidSignature",
     "LeaseHeld",
     "LeaseLost",
     "ManifestMismatch",
@@ -155,6 +161,7 @@ __all__ = [
     "TooFewSucceeded",
     "TooManyEntries",
     "UnknownQueue",
+    "UnknownSink",
     "UnknownWorkflow",
     "UsageError",
 ]

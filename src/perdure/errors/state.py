@@ -324,3 +324,26 @@ class Overloaded(StateError):
 
     def __init__(self, what: str, limit: int) -> None:
         super().__init__(f"{what} is full ({limit:,}). Slow down and try again.", what=what, limit=limit)
+
+
+class DeliveryFailed(StateError):
+    """An event did not reach its receiver; the sink's policy says when it is tried again."""
+
+    code = "delivery_failed"
+    http_status = 502
+    host: str
+    problem: str
+
+    def __init__(self, host: str, problem: str) -> None:
+        super().__init__(f"The event could not be delivered to {host}: {problem}.", host=host, problem=problem)
+
+
+class InvalidSignature(StateError):
+    """A webhook was not sent by somebody who has the secret, or not just now."""
+
+    code = "invalid_signature"
+    http_status = 401
+    problem: str
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"The webhook is not to be trusted: {problem}.", problem=problem)

@@ -62,6 +62,23 @@ class UnknownQueue(UsageError):
         )
 
 
+class UnknownSink(UsageError):
+    """There is no sink of this name in the database."""
+
+    code = "unknown_sink"
+    http_status = 404
+    name: str
+    known: list[str]
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        there = ", ".join(known) or "none"
+        super().__init__(
+            f"There is no sink {name!r} (there are: {there}). One is made when an app that declares it is opened.",
+            name=name,
+            known=known,
+        )
+
+
 class InvalidName(UsageError):
     """A name or id that cannot be stored or would make journal keys ambiguous."""
 

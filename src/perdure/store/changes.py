@@ -22,6 +22,7 @@ class Changes:
     def __init__(self) -> None:
         self._due: list[Callable[[bool], None]] = []
         self._mail: list[Callable[[set[int] | None], None]] = []
+        self._entries: list[Callable[[], None]] = []
         self._waiters: dict[int, list[Waiter]] = {}
         self._enders: dict[int, list[Waiter]] = {}
 
@@ -33,9 +34,13 @@ class Changes:
         """Call it with the numbers of runs that may have got messages; None for any."""
         self._mail.append(callback)
 
+    def on_entries(self, callback: Callable[[], None]) -> None:
+        """Call it whenever runs may have begun, or have new entries in their journals."""
+        self._entries.append(callback)
+
     def forget(self, callback: Callable[..., None]) -> None:
         """Stop calling it."""
-        for listeners in (self._due, self._mail):
+        for listeners in (self._due, self._mail, self._entries):
             if callback in listeners:
                 listeners.remove(callback)
 
@@ -58,6 +63,9 @@ class Changes:
         if mail:
             for notify_mail in tuple(self._mail):
                 notify_mail(mail)
+        if changed or due:
+            for notify_entries in tuple(self._entries):
+                notify_entries()
         for number in self._waiters.keys() & changed if self._waiters else ():
             _release(self._waiters, number)
         for number in self._enders.keys() & ended.keys() if self._enders else ():
@@ -79,6 +87,8 @@ class Changes:
             notify_due(True)  # noqa: FBT003 - a listener's only argument
         for notify_mail in tuple(self._mail):
             notify_mail(None)
+        for notify_entries in tuple(self._entries):
+            notify_entries()
         for number in tuple(self._waiters):
             _release(self._waiters, number)
         for number in tuple(self._enders) if ended is None else ended:
@@ -99,7 +109,12 @@ class Changes:
     @property
     def watched(self) -> bool:
         """Whether anybody waits for a change of a run, rather than for its end."""
-        return bool(self._waiters)
+        return bool(self._waiters or self._entries)
+
+    @property
+    def delivering(self) -> bool:
+        """Whether somebody wants to hear of all new entries and runs."""
+        return bool(self._entries)
 
 
 def _release(waiters: dict[int, list[Waiter]], number: int, end: End | None = None) -> None:

@@ -14,6 +14,8 @@ from perdure.store.store import Store
 EXAMPLES = 5
 OVERDUE = 60 * SECOND
 """A run that has been due for longer than this, with workers that know it, is reported."""
+LATE = 3_600 * SECOND
+"""Events that have been due for longer than this are pointed out."""
 LONG = 86_400 * SECOND
 """A diverged run that has been paused for longer than this is pointed out."""
 _BY_HAND = "perdure never writes this, so somebody or something else did. Restore a backup, or put it right in SQL: "
@@ -26,7 +28,7 @@ class Check(NamedTuple):
 
     Attributes:
         statement: Gives the number of all finds and the name of one, in each row.
-        needs: Its parameters before `most`: "now", "overdue", "long".
+        needs: Its parameters before `most`: "now", "overdue", "late", "long".
         message: With {count} in it.
     """
 
@@ -120,6 +122,14 @@ CHECKS = (
     Check("journal_end", "error", "ill_last_entry",
           "{count} journal(s) end otherwise than their run: a finished run's last entry is its end, and only its.",
           "Rerun these runs, or restore a backup."),
+    # events for sinks
+    Check("events_dead", "warning", "ill_dead_events",
+          "{count} run(s) have events that a sink could not be given, and that wait for an operator.",
+          "perdure sink dead SINK tells why; perdure sink replay SINK tries again, in order."),
+    Check("events_undelivered", "warning", "ill_undelivered",
+          "{count} run(s) have had events for a sink for more than an hour, and nobody delivers them.",
+          "Start a worker with the app that declares the sink; or remove the sink: perdure sink remove SINK.",
+          ("late",)),
     # what belongs together
     Check("orphan_rows", "error", "ill_orphans", "{count} run(s) that are not there have left rows behind.",
           _BY_HAND + "delete them."),
@@ -153,7 +163,7 @@ async def examine(store: Store, now: int) -> list[Finding]:
     damage = await _damage(store)
     if damage:
         return damage
-    moments = {"now": now, "overdue": now - OVERDUE, "long": now - LONG}
+    moments = {"now": now, "overdue": now - OVERDUE, "late": now - LATE, "long": now - LONG}
     findings = await _schema(store)
     for check in CHECKS:
         rows = await store.rows(check.statement, *(moments[need] for need in check.needs), EXAMPLES)

@@ -9,7 +9,9 @@ from perdure.store.operation import DROPS, Line, Operation
 from perdure.store.store import Store
 
 
-async def prune_some(store: Store, before: int, statuses: Iterable[str], trees: int) -> int:
+async def prune_some(
+    store: Store, before: int, statuses: Iterable[str], trees: int, *, undelivered: bool = False
+) -> int:
     """
     Remove some whole trees of runs that ended before a time, and workers that left by then, in one transaction.
 
@@ -17,11 +19,13 @@ async def prune_some(store: Store, before: int, statuses: Iterable[str], trees: 
         before: Microseconds since 1970.
         statuses: How the trees' first runs ended.
         trees: Most of them; fewer where trees have many runs.
+        undelivered: Also those that have events which a sink has not got.
 
     Returns:
         How many runs were removed; 0 when none are left.
     """
-    operation = Operation([("forget_workers", (before,)), ("doom", (before, json.dumps(sorted(statuses)), trees))])
+    terms = (before, json.dumps(sorted(statuses)), trees, int(undelivered))
+    operation = Operation([("forget_workers", (before,)), ("doom", terms)])
     for statement in DROPS:
         operation.add(statement)
     return len(await store.apply(operation))

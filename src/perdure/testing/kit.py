@@ -77,7 +77,7 @@ class Kit:
         # Tests of a crash of the machine itself are perdure's own; here waiting for the disk only takes time.
         self._variant = app.variant(
             url=f"sqlite:///{self.path}", inline_only=True, synchronous="NORMAL",
-            worker=replace(app.worker_options, lease=lease),
+            worker=replace(app.worker_options, lease=lease, deliver=False),
         )  # fmt: skip
 
     def __enter__(self) -> Self:

@@ -29,6 +29,7 @@ class WorkerOptions:
         id: Its identity among the workers of the database; made up when empty.
         retention: Runs that ended longer ago are removed, with all that belongs to them: 30 days unless you say
             otherwise. None keeps them for ever.
+        deliver: Whether it delivers events to the app's sinks.
     """
 
     concurrency: int = 1_000
@@ -41,6 +42,7 @@ class WorkerOptions:
     most_takeovers: int = 10
     id: str = ""
     retention: float | timedelta | None = timedelta(days=30)
+    deliver: bool = True
 
     def __post_init__(self) -> None:
         if self.id:

@@ -99,6 +99,7 @@ async def _add_takeover(
         operation.add("bury", now)
         reason = json.dumps({"code": "poison", "message": message, "at": now, "seq": None})
         operation.add("expire_runs", now, most_takeovers, reason)
+        operation.add("expire_deliveries", now)
         operation.add("note_poison", reason, seal_reason(payloads, reason), now)
     return [lease_until for *_, state, lease_until in others if state == "alive" and lease_until >= now]
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections import OrderedDict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from perdure import ids
@@ -20,7 +21,6 @@ from perdure.errors import StoreClosed, StoreError
 from perdure.model.entry import Entry
 from perdure.model.limits import Limits
 from perdure.model.run import Claimed, Message
-from perdure.store.load import load_messages
 from perdure.store.operation import Done, Operation, Row
 from perdure.store.store import Store
 from perdure.worker.calls import NESTING, Calls
@@ -31,8 +31,10 @@ from perdure.worker.heartbeat import Heartbeat
 from perdure.worker.lanes import Lanes
 from perdure.worker.letgo import give_back, pause
 from perdure.worker.lone import LoneRuns
+from perdure.worker.mail import Mail
 from perdure.worker.options import WorkerOptions
 from perdure.worker.pace import Pace
+from perdure.worker.part import Part
 from perdure.worker.register import register
 from perdure.worker.retention import Retention
 from perdure.worker.takeover import next_look, sweep
@@ -46,6 +48,7 @@ class Worker:
     Drives runs in this process, on the loop that `start` is called on.
 
     Args:
+        parts: What lives as long as it does.
         id: Chosen identity; a generated one when empty.
 
     Attributes:
@@ -63,6 +66,7 @@ class Worker:
         limits: Limits,
         options: WorkerOptions,
         observer: Observer | None = None,
+        parts: Iterable[Part] = (),
         id: str = "",
     ) -> None:
         self.store = store
@@ -72,6 +76,7 @@ class Worker:
         self.limits = limits
         self.options = options
         self.observer = observer
+        self.parts = tuple(parts)
         self.id = id or options.id or ids.worker_id()
         self.number = 0
         self.hold = micros(options.hold)
@@ -85,6 +90,7 @@ class Worker:
         self._state = "new"
         self._claiming = False
         self._look_again = False
+        self._mail = Mail(store, self._drivers, self._loading, self._tasks)
         self._lanes = Lanes()
         self.lone = LoneRuns(self._claim_lone, self._drivers, self._parked)
         self._pace = Pace(clock, due=self._any_due, look=self._look, plan=self._plan, spawn=self._tasks.spawn)
@@ -112,11 +118,13 @@ class Worker:
         await self._register()
         self._state = "working"
         self.store.changes.on_due(self._pace.heard)
-        self.store.changes.on_mail(self._mail)
+        self.store.changes.on_mail(self._mail.heard)
         self.store.start_polling()
         await self._sweep()
         self._look()
         self._retention.start(self._tasks.spawn)
+        for part in self.parts:
+            part.start(self)
 
     async def _register(self) -> None:
         names, lease = json.dumps(self.registry.names()), micros(self.options.lease)
@@ -164,6 +172,8 @@ class Worker:
         for driver in self._parked.values():
             driver.evict()
         self._parked.clear()
+        for part in self.parts:
+            await part.stop()
         self._collector.restore()
         if self._heartbeat:
             self._heartbeat.stop()
@@ -179,7 +189,7 @@ class Worker:
         self.registry.forget(self._learn)
         self.store.changes.forget(self._pace.heard)
         self._pace.stop()
-        self.store.changes.forget(self._mail)
+        self.store.changes.forget(self._mail.heard)
         for timer in (self._due_timer, self._sweep_timer):
             if timer:
                 timer.cancel()
@@ -197,6 +207,8 @@ class Worker:
         """Stop as a killed process would: nothing more is written, nothing is said (simulations)."""
         self._state = "stopped"
         self._fall_silent()
+        for part in self.parts:
+            part.kill()
         for driver in (*self._drivers.values(), *self._parked.values()):
             driver.evict()
         self._drivers.clear()
@@ -444,21 +456,6 @@ class Worker:
     def check_child(self, driver: Driver, child: ChildStart) -> None:
         """A child's id was taken: find out by whom."""
         self._tasks.spawn(look_at_taken, self.store, driver, child)
-
-    # --------------------------------------------------------------------------------------- mail
-    def _mail(self, numbers: set[int] | None) -> None:
-        """Messages have come for these runs, or perhaps for any."""
-        # Those that are just being loaded are driven by the time that these messages are read.
-        known = self._drivers.keys() | self._loading if self._loading else self._drivers.keys()
-        driven = known if numbers is None else known & numbers
-        if driven:
-            self._tasks.spawn(self._fetch, list(driven))
-
-    async def _fetch(self, numbers: list[int]) -> None:
-        for number, messages in (await load_messages(self.store, numbers)).items():
-            driver = self._drivers.get(number)
-            if driver is not None:
-                self.loop.call_soon(driver.deliver, messages)
 
     # ------------------------------------------------------------------------------------ take-over
     async def _sweep(self) -> None:

@@ -374,7 +374,7 @@ class Generator:
         )  # fmt: skip
         return Operation([
             line("forget_workers", before=before),
-            line("doom", before=before, statuses=json.dumps(sorted(TERMINAL)), most=most),
+            line("doom", before=before, statuses=json.dumps(sorted(TERMINAL)), most=most, undelivered=0),
             *[line(name) for name in drops],
             line("clear_doomed"),
         ])  # fmt: skip

@@ -547,7 +547,7 @@ class Model:
             yield "expired", row["number"], row["status"]
 
     # ------------------------------------------------------------------------------------- pruning
-    def doom(self, before, statuses, most):
+    def doom(self, before, statuses, most, undelivered):
         tops = [
             row for row in self.runs.values()
             if row["parent"] is None and row["finished_at"] is not None and row["finished_at"] < before

@@ -472,7 +472,7 @@ SAMPLES = {
     "known": ["a"], "size": 2, "limit": 1, "wanted": "go on", "key": "k", "seq": 3, "recorded": "a",
     "requested": ["b"], "cause": ValueError("x"), "reason": "why", "succeeded": 1, "failed": 2, "total": 3,
     "seconds": 1.5, "scope": "total", "attempt": 2, "type_name": "m:C", "message": "text", "fields": {"a": 1},
-    "delay": 3, "doing": "a", "wait_s": 1.5, "stage": "s", "pipeline": "p", "problems": ["s: odd"], "there": ["a"],
+    "delay": 3, "doing": "a", "wait_s": 1.5, "host": "h", "stage": "s", "pipeline": "p", "problems": ["s: odd"], "there": ["a"],
     "given": "b", "holder": "w", "until": "2026-01-01",
 }  # fmt: skip
 

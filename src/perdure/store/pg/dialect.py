@@ -12,10 +12,11 @@ _MADE = re.compile(r"^create (?:or replace )?(?:table|function|sequence) (perdur
 _PLACE = re.compile(r"\?(\d+)")
 _MARK = re.compile(r"\?")
 _INTEGERS = frozenset({
-    "after", "ageing", "at", "attempt", "before", "by_key", "concurrency", "created_at", "deadline_at", "detached",
-    "due_at", "epoch", "frees", "grain", "lease_until", "longest", "message", "most", "most_takeovers", "now",
-    "number", "owner", "parent", "per_key", "per_worker", "period", "pid", "nth", "priority", "rank", "run", "seed",
-    "sent_at", "seq", "since", "size", "span", "started_at", "tag", "token", "top", "until", "weight", "worker",
+    "after", "ageing", "at", "attempt", "attempts", "before", "by_key", "concurrency", "created_at", "dead_at",
+    "deadline_at", "detached", "due_at", "epoch", "frees", "grain", "last", "late", "lease_until", "longest",
+    "message", "most", "most_takeovers", "next", "now", "nth", "number", "owner", "parent", "per_key", "per_worker",
+    "period", "pid", "priority", "rank", "run", "seed", "sent_at", "seq", "since", "size", "span", "started_at",
+    "tag", "token", "top", "undelivered", "until", "weight", "worker",
 })  # fmt: skip
 """Parameters that are integers, in all statements; the others are texts."""
 

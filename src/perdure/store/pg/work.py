@@ -20,6 +20,10 @@ _OTHERS = {
 """Statements whose id is not that of a run which others may be writing."""
 _FENCED = {"append", "take", "take_keyed", "trace_run", "forget"}
 """Statements that come with others which name the same run."""
+_OUTBOX = {
+    "advance_delivery", "end_delivery", "leave_delivery", "fail_delivery", "replay_one", "skip_last", "skip_event",
+}  # fmt: skip
+"""Statements that change nothing of the run that they name, whose driver need not wait for them."""
 _PARENTS = {"ask_children", "cancel_children"}
 
 
@@ -63,7 +67,7 @@ def _known() -> dict[str, tuple[bool, str, list[tuple[str, int]]]]:
 
 def _locks(name: str, parameters: tuple[str, ...]) -> list[tuple[str, int]]:
     """Which parameters of a statement, without the tag, say whose rows to lock."""
-    if name in _FENCED:
+    if name in _FENCED or name in _OUTBOX:
         return []
     found = [("#runs", place) for place, parameter in enumerate(parameters) if parameter in _NUMBERS]
     if name not in _OTHERS or name == "fork_child":

@@ -58,14 +58,15 @@ where status not in ('completed', 'failed', 'cancelled')
 order by number limit :most;
 
 -- name: ill_gaps(most)
--- A journal counts from 1 without gaps; after continue_as_new its first entry says so and may have any number.
+-- A journal counts from 1 without gaps. After continue_as_new it may begin with any number, at the entry that says so or
+-- before it, where a sink had not got the last ones yet.
 select count(*) over (), coalesce(r.id, 'run number ' || j.run)
 from (
   select run, count(*) as entries, min(seq) as first, max(seq) as last from perdure_journal group by run
 ) j left join perdure_runs r on r.number = j.run
 where j.last - j.first + 1 <> j.entries
   or (j.first <> 1 and not exists (
-    select 1 from perdure_journal f where f.run = j.run and f.seq = j.first and f.kind = 'continued'
+    select 1 from perdure_journal f where f.run = j.run and f.seq >= j.first and f.kind = 'continued'
   ))
 order by j.run limit :most;
 
@@ -87,9 +88,20 @@ from (
   union all select distinct 'tags', run from perdure_tags
   union all select distinct 'artifacts', run from perdure_artifacts
   union all select distinct 'blob references', run from perdure_blob_refs
+  union all select distinct 'outbox', run from perdure_outbox
 ) o
 where not exists (select 1 from perdure_runs r where r.number = o.run)
 order by run, what limit :most;
+
+-- name: ill_dead_events(most)
+-- One row per sink.
+select sum(count(*)) over (), sink || ' (' || count(*) || ' run(s))' from perdure_outbox
+where dead_at is not null group by sink order by sink limit :most;
+
+-- name: ill_undelivered(late, most)
+-- Nobody takes them, though they have been due for long; one row per sink.
+select sum(count(*)) over (), sink || ' (' || count(*) || ' run(s))' from perdure_outbox
+where dead_at is null and owner is null and due_at <= :late group by sink order by sink limit :most;
 
 -- name: ill_parent(most)
 select count(*) over (), c.id from perdure_runs c left join perdure_runs p on p.number = c.parent

@@ -182,15 +182,16 @@ where run = any (array(select v::bigint from jsonb_array_elements_text(:runs::js
 select hash, data from perdure_blobs
 where hash = any (array(select v from jsonb_array_elements_text(:hashes::jsonb) v));
 
--- name: doom(before, statuses, most)
+-- name: doom(before, statuses, most, undelivered)
 -- differs: a variable of the function carries the chosen trees from statement to statement; the trees are locked and
 -- looked at once more, as somebody may be about to run one of their runs again.
--- Whole trees only: a tree with an unfinished run stays.
+-- Whole trees only: one with an unfinished run stays, or with events for a sink, unless told otherwise.
 _numbers := array(
   select number from perdure_runs r
   where parent is null and finished_at is not null and finished_at < :before
     and jsonb_exists(:statuses::jsonb, status)
     and not exists (select 1 from perdure_runs d where d.root = r.number and d.finished_at is null)
+    and (:undelivered = 1 or not exists (select 1 from perdure_outbox o where o.root = r.number))
   order by finished_at limit :most
 );
 _tree := array(

@@ -159,8 +159,9 @@ update perdure_runs set takeovers = 0
 where number = :run and epoch = :epoch and owner is not null;
 
 -- name: forget(run, epoch, seq)
+-- What is still to be delivered to a sink stays until the next time.
 delete from perdure_journal
-where run = :run and seq < :seq
+where run = :run and seq < :seq and seq < coalesce((select min(o.next) from perdure_outbox o where o.run = :run), :seq)
   and exists (select 1 from perdure_runs where number = :run and epoch = :epoch and owner is not null);
 
 -- name: forget_refs(run, epoch)

@@ -158,9 +158,9 @@ select run, trace from perdure_traces where run in (select value from json_each(
 -- differs: json_each.
 select hash, data from perdure_blobs where hash in (select value from json_each(:hashes));
 
--- name: doom(before, statuses, most)
+-- name: doom(before, statuses, most, undelivered)
 -- differs: a temporary table carries the chosen trees from statement to statement.
--- Whole trees only: a tree with an unfinished run stays. The plus keeps SQLite on the index by time.
+-- Whole trees only: one with an unfinished run stays, or with events for a sink, unless told otherwise. The plus keeps SQLite on the index by time.
 insert into temp.perdure_doomed (number)
 with recursive tree (root, number) as (
   select number, number from (
@@ -170,6 +170,7 @@ with recursive tree (root, number) as (
       and not exists (
         select 1 from perdure_runs d where d.root = r.number and d.finished_at is null
       )
+      and (:undelivered = 1 or not exists (select 1 from perdure_outbox o where o.root = r.number))
     order by finished_at limit :most
   )
   union all

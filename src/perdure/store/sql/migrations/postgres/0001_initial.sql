@@ -334,3 +334,60 @@ begin
 end $$;
 create constraint trigger perdure_committing after insert on perdure_at_commit deferrable initially deferred
 for each row execute function perdure_commit();
+
+-- Where events go: which kinds of journal entries each sink is told of. While there is a sink, and only then, triggers
+-- on the journal and on the runs (tell_entries, tell_starts) mark in the outbox what is to be delivered.
+create table perdure_sinks (
+  kind text collate "C" not null,
+  name text collate "C" not null,
+  -- The time of the first events that it was to get when it was declared.
+  since bigint not null,
+  primary key (kind, name)
+);
+
+-- One row for each run that has events for a sink: what of its journal is still to be delivered, a cursor into it.
+create table perdure_outbox (
+  run bigint not null,
+  sink text collate "C" not null,
+  -- The first run of its tree, which is not pruned meanwhile.
+  root bigint not null,
+  -- The first entry that may not have been delivered, and the last one known; 0 is the run's start.
+  next bigint not null,
+  last bigint not null,
+  since bigint not null,
+  due_at bigint,
+  -- Which worker delivers it now, and the number that changes with each claim.
+  owner bigint,
+  epoch bigint not null default 0,
+  -- How often the first entry was tried in vain, with which error, and since when it is given up.
+  attempts bigint not null default 0,
+  error text,
+  dead_at bigint,
+  primary key (run, sink),
+  check (owner is null or due_at is null)
+) with (fillfactor = 70);
+-- claim_deliveries, due_deliveries, remove_deliveries: what is to be delivered to a sink, by time
+create index perdure_outbox_sink on perdure_outbox (sink, due_at);
+-- release_deliveries, expire_deliveries: what one worker delivers
+create index perdure_outbox_owner on perdure_outbox (owner) where owner is not null;
+-- doom: whether a tree still has events to be delivered
+create index perdure_outbox_root on perdure_outbox (root);
+-- dead_deliveries, replay_dead: what a sink was given up for
+create index perdure_outbox_dead on perdure_outbox (sink, dead_at) where dead_at is not null;
+create function perdure_tell_entry() returns trigger language plpgsql as $$
+begin
+  -- The row is written even if it is there: a deliverer that is done with it waits for us, and then sees our entry.
+  insert into perdure_outbox (run, sink, root, next, last, since, due_at)
+  select new.run, s.name, (select coalesce(r.root, r.number) from perdure_runs r where r.number = new.run), new.seq,
+    new.seq, new.at, new.at
+  from perdure_sinks s where s.kind = new.kind
+  on conflict (run, sink) do update set last = excluded.last;
+  return null;
+end $$;
+create function perdure_tell_start() returns trigger language plpgsql as $$
+begin
+  insert into perdure_outbox (run, sink, root, next, last, since, due_at)
+  select new.number, s.name, coalesce(new.root, new.number), 0, 0, new.created_at, new.created_at
+  from perdure_sinks s where s.kind = 'started';
+  return null;
+end $$;

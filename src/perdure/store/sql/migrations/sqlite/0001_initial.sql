@@ -288,3 +288,43 @@ create table perdure_commands (
 ) strict, without rowid;
 -- forget_commands: the commands whose time is over
 create index perdure_commands_until on perdure_commands (until) where until is not null;
+
+-- Where events go: which kinds of journal entries each sink is told of. While there is a sink, and only then, triggers
+-- on the journal and on the runs (tell_entries, tell_starts) mark in the outbox what is to be delivered.
+create table perdure_sinks (
+  kind text not null,
+  name text not null,
+  -- The time of the first events that it was to get when it was declared.
+  since integer not null,
+  primary key (kind, name)
+) strict, without rowid;
+
+-- One row for each run that has events for a sink: what of its journal is still to be delivered, a cursor into it.
+create table perdure_outbox (
+  run integer not null,
+  sink text not null,
+  -- The first run of its tree, which is not pruned meanwhile.
+  root integer not null,
+  -- The first entry that may not have been delivered, and the last one known; 0 is the run's start.
+  next integer not null,
+  last integer not null,
+  since integer not null,
+  due_at integer,
+  -- Which worker delivers it now, and the number that changes with each claim.
+  owner integer,
+  epoch integer not null default 0,
+  -- How often the first entry was tried in vain, with which error, and since when it is given up.
+  attempts integer not null default 0,
+  error text,
+  dead_at integer,
+  primary key (run, sink),
+  check (owner is null or due_at is null)
+) strict, without rowid;
+-- claim_deliveries, due_deliveries, remove_deliveries: what is to be delivered to a sink, by time
+create index perdure_outbox_sink on perdure_outbox (sink, due_at);
+-- release_deliveries, expire_deliveries: what one worker delivers
+create index perdure_outbox_owner on perdure_outbox (owner) where owner is not null;
+-- doom: whether a tree still has events to be delivered
+create index perdure_outbox_root on perdure_outbox (root);
+-- dead_deliveries, replay_dead: what a sink was given up for
+create index perdure_outbox_dead on perdure_outbox (sink, dead_at) where dead_at is not null;

@@ -1,0 +1,1 @@
+"""Deliver what runs have done to those who want to know: sinks."""
