@@ -46,7 +46,7 @@ from perdure.model.queue import Debounce, Dedupe, Queue, Rate
 from perdure.model.retry import Retry
 from perdure.model.run import RunFilter
 from perdure.model.status import Status
-from perdure.store.transaction import Transaction
+from perdure.store.transaction import AsyncTransaction, Transaction
 from perdure.worker.options import WorkerOptions
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ else:
 
 __all__ = [
     "App",
+    "AsyncTransaction",
     "Batch",
     "Child",
     "ChildFailed",

@@ -4,7 +4,7 @@ import asyncio
 
 from postgreskit.server import ON_POSTGRES
 
-from perdure import Context, Retry, Terminal, Transaction
+from perdure import AsyncTransaction, Context, RecordedError, Retry, Terminal, Transaction, current_step
 from perdure.errors import InvalidOption, NotSerializable
 
 
@@ -26,6 +26,13 @@ def move(tx: Transaction, cents: int) -> list:
 
 async def balance(lab, app):
     return [row[0] for row in await lab.sql(app, "select cents from account order by name")]
+
+
+async def move_async(tx: AsyncTransaction, cents: int) -> list:
+    mark = "$1" if ON_POSTGRES else "?"
+    await tx.execute(f"update account set cents = cents - {mark} where name = 'a'", (cents,))
+    await tx.execute(f"update account set cents = cents + {mark} where name = 'b'", [cents])
+    return [row[0] for row in await tx.execute("select cents from account order by name")]
 
 
 def play(lab, flow, *args, others=()):
@@ -166,11 +173,14 @@ def test_many_runs_transact_at_once(lab):
     """Transactions of several runs would mix their rows or outcomes."""
 
     async def flow(ctx: Context, n: int) -> None:
+        await ctx.transaction(move if n % 2 else move_async, n)
+
+    async def begin(ctx: Context) -> None:
         await ctx.transaction(create)
-        await ctx.transaction(move, n)
 
     async def main():
-        async with lab.worker(flow) as app:
+        async with lab.worker(flow, begin) as app:
+            await (await app.start("begin")).result()
             handles = [await app.start("flow", n) for n in range(10)]
             for handle in handles:
                 await handle.result()
@@ -213,11 +223,62 @@ def test_after_a_crash_it_is_done_once(lab):
     assert lab.survive(flow).value == [70, 30]
 
 
-def test_what_cannot_be_a_transaction(lab):
-    """A coroutine function, or SQL that ends the transaction, would commit half of something."""
+def test_a_coroutine_function(lab):
+    """Its rows would not be one commit with its outcome, or it would not know which step it is."""
 
-    async def coroutine(tx: Transaction) -> None:
-        return None
+    async def look(tx: AsyncTransaction, cents: int) -> list:
+        got = await move_async(tx, cents)
+        return [*got, current_step().key]
+
+    async def half(tx: AsyncTransaction) -> None:
+        await move_async(tx, 10)
+        raise Broken("after the first half")
+
+    async def cancelled(tx: AsyncTransaction) -> None:
+        await move_async(tx, 10)
+        raise asyncio.CancelledError
+
+    async def flow(ctx: Context) -> list:
+        await ctx.transaction(create)
+        got = [await ctx.transaction(look, 30)]
+        for fn in (half, cancelled):
+            try:
+                await ctx.transaction(fn)
+            except (Broken, RecordedError) as error:
+                got.append(type(error).__name__)
+        await ctx.sleep(60)
+        return got
+
+    ended, rows = play(lab, flow)
+    assert (ended.value, rows) == ([[70, 30, "look"], "Broken", "RecordedError"], [70, 30])
+    assert ended.keys("step_completed") == ["create", "look"]
+
+
+def test_a_coroutine_function_that_waits(lab):
+    """On SQLite the whole file would wait for it; on Postgres it may."""
+
+    async def slow(tx: AsyncTransaction) -> list:
+        got = await move_async(tx, 10)
+        await asyncio.sleep(5)
+        return got
+
+    async def flow(ctx: Context) -> list | str:
+        await ctx.transaction(create)
+        try:
+            return await ctx.transaction(slow)
+        except InvalidOption as error:
+            return str(error)
+
+    ended, rows = play(lab, flow)
+    if ON_POSTGRES:
+        assert (ended.value, rows) == ([90, 10], [90, 10])
+    else:
+        assert "await nothing but its transaction" in ended.value
+        assert rows == [100, 0]
+
+
+def test_what_cannot_be_a_transaction(lab):
+    """SQL that ends the transaction would commit half of something."""
 
     def commits(tx: Transaction) -> None:
         move(tx, 10)
@@ -232,7 +293,7 @@ def test_what_cannot_be_a_transaction(lab):
     async def flow(ctx: Context) -> list[str]:
         await ctx.transaction(create)
         out = []
-        for fn in (coroutine, commits, rolls_back, nonsense):
+        for fn in (commits, rolls_back, nonsense):
             try:
                 await ctx.transaction(fn)
                 out.append("went through")

@@ -13,6 +13,7 @@ class Proxy:
     Attributes:
         cut: "request": the next thing that the client says does not reach the server. "answer": it does, and
             what the server answers does not reach the client. Each holds once; then "" again.
+        skip: So many of them are let through first.
         cuts: How many connections were cut.
     """
 
@@ -22,6 +23,7 @@ class Proxy:
         self._tasks: set[asyncio.Task] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self.cut = ""
+        self.skip = 0
         self.cuts = 0
 
     async def start(self) -> None:
@@ -54,7 +56,9 @@ class Proxy:
     async def _pass_on(self, source, target, kind, both) -> None:
         try:
             while data := await source.read(1 << 16):
-                if self.cut == kind:
+                if self.cut == kind and self.skip:
+                    self.skip -= 1
+                elif self.cut == kind:
                     self.cut = ""
                     self.cuts += 1
                     break

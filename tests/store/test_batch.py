@@ -177,12 +177,13 @@ def test_a_users_failure_undoes_his_operation_only(db):
         inside([start("d")], "insert into orders values (2, 'z')"),
         [start("e")],
     )
-    assert [type(error) for _, error in outcomes] == [
-        type(None), ZeroDivisionError, type(None), OperationRefused, type(None),
-    ]  # fmt: skip
+    # On Postgres either of the two that want one row may be the first.
+    kept, lost = ("c", "d") if outcomes[2][1] is None else ("d", "c")
+    errors = dict(zip("abcde", [type(error) for _, error in outcomes], strict=True))
+    assert errors == dict.fromkeys("ae" + kept, type(None)) | {"b": ZeroDivisionError, lost: OperationRefused}
     assert outcomes[1] == ([], problem)
-    assert db.sql("select * from orders") == [(2, "y")]
-    assert sorted(db.run(db.store.select("select id from perdure_runs"))) == [("a",), ("c",), ("e",)]
+    assert db.sql("select * from orders") == [(2, {"c": "y", "d": "z"}[kept])]
+    assert sorted(db.run(db.store.select("select id from perdure_runs"))) == [("a",), (kept,), ("e",)]
 
 
 def test_a_users_function_does_not_run_for_a_lost_run(db):
@@ -196,8 +197,8 @@ def test_a_users_function_does_not_run_for_a_lost_run(db):
     assert ran == []
 
 
-def test_a_users_function_sees_what_commits_with_it_and_runs_once(db):
-    """Two transactional steps in one commit would not see each other's rows, or one would run twice."""
+def test_users_functions_do_not_lose_each_others_rows(db):
+    """Of two transactional steps at once, in one commit or beside each other, one would not see the other's rows."""
     db.sql("create table tally (n integer)")
     db.sql("insert into tally values (0)")
     ran = []
@@ -209,7 +210,9 @@ def test_a_users_function_sees_what_commits_with_it_and_runs_once(db):
 
     outcomes = db.batch(*[Operation(body=body) for _ in range(5)])
     assert [error for _, error in outcomes] == [None] * 5
-    assert ran == [0, 1, 2, 3, 4]
+    assert db.sql("select n from tally") == [(5,)]
+    # On Postgres a function runs again when another one has changed what it read.
+    assert ran == [0, 1, 2, 3, 4] if db.store.dialect == "sqlite" else sorted(set(ran)) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(

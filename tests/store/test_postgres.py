@@ -1,6 +1,7 @@
 """What is Postgres's own: migrations of many at once, the heartbeat, odd values, users' transactions, the doctor."""
 
 import asyncio
+import contextvars
 import json
 import threading
 
@@ -14,7 +15,8 @@ from perdure import App, Context, WorkerOptions
 from perdure.errors import InvalidOption, OperationRefused, SchemaMissing, SchemaTooNew, StoreUnavailable
 from perdure.model.limits import Limits
 from perdure.store.choose import schema_sql, shown, store_at
-from perdure.store.operation import Operation
+from perdure.store.operation import AsyncBody, Operation
+from perdure.store.pg import lasting
 from perdure.store.pg.dialect import within
 from perdure.store.pg.errors import by_state
 from perdure.store.pg.store import PostgresStore
@@ -213,6 +215,71 @@ def test_a_transaction_is_over_when_its_function_is(pg):
     pg.run(pg.store.apply(Operation(body=lambda transaction: kept.append(transaction) or [])))
     with pytest.raises(Exception, match="over"):
         kept[0].execute("select 1")
+
+
+def test_a_users_function_holds_nobody_up(pg):
+    """All that this process drives would wait for one slow function."""
+    gate, begun = threading.Event(), threading.Event()
+
+    def slow(_transaction):
+        begun.set()
+        assert gate.wait(20)
+        return []
+
+    async def main() -> None:
+        slow_one = asyncio.create_task(pg.store.apply(Operation([start("slow")], body=slow)))
+        await asyncio.to_thread(begun.wait)
+        assert (await pg.store.apply(Operation([start("quick")])))[0][0] == "started"
+        assert not slow_one.done()
+        gate.set()
+        assert (await slow_one)[0][0] == "started"
+
+    pg.run(main())
+
+
+def test_closing_waits_for_a_users_function(pg):
+    """A transaction that was begun would be cut off, and its caller never answered."""
+    store, gate, answers = pg.another(), threading.Event(), []
+
+    def slow(_transaction):
+        assert gate.wait(20)
+        return []
+
+    async def main() -> None:
+        store.submit(Operation([start("slow")], body=slow), lambda rows, error: answers.append((rows, error)))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(store.close())
+        await asyncio.sleep(0)
+        gate.set()
+        await closing
+
+    pg.run(main())
+    assert answers[0][0][0][0] == "started"
+    assert pg.row("slow").status == "queued"
+
+
+def test_a_users_function_that_leaves_its_transaction_alone(pg, monkeypatch):
+    """It would be run again for ever, each time until the server ends its transaction."""
+    monkeypatch.setattr(lasting, "IDLE_S", 0.1)
+    ran = []
+
+    async def idle(transaction):
+        ran.append(await transaction.execute("select 1"))
+        await asyncio.sleep(0.4)
+        return await transaction.execute("select 1")
+
+    async def lazy(transaction):
+        ran.append(await transaction.execute("select 1"))
+        await asyncio.sleep(0.4)
+        return []
+
+    store = pg.another()
+    for body in (idle, lazy):
+        with pytest.raises(OperationRefused, match="alone for"):
+            pg.run(store.apply(Operation([start("a")], body=AsyncBody(body, contextvars.copy_context()))))
+    assert len(ran) == 2
+    assert pg.run(store.apply(Operation([start("b")], body=lambda _: [])))[0][0] == "started"
+    assert pg.sql("select id from perdure_runs") == [("b",)]
 
 
 # ---------------------------------------------------------------------------------- doctor and upkeep

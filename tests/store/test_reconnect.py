@@ -14,7 +14,7 @@ from storekit.system import ModelSystem, StoreSystem
 
 from perdure.errors import StoreUnavailable
 from perdure.store.operation import Operation
-from perdure.store.pg import writer
+from perdure.store.pg import lasting
 
 
 class Proxied(PostgresSchema):
@@ -66,11 +66,39 @@ def test_operations_are_done_once_whenever_the_connection_breaks(proxied, seed):
     assert proxied.kind.proxy.cuts > 50
 
 
+@pytest.mark.parametrize("cut", ["request", "answer"])
+def test_a_users_function_whose_connection_breaks(proxied, cut):
+    """Wherever it breaks, its rows would be there twice, or without its operation, or its caller never be answered."""
+    table = "create table tally (n integer)"
+    proxied.run(proxied.store.apply(Operation([start("first")], body=lambda there: there.execute(table))))
+    for place in range(8):
+        said, ran = [], []
+
+        def body(transaction, place=place, ran=ran, said=said):
+            ran.append(place)
+            for n in range(3):
+                if place == n and not said:
+                    said.append(n)
+                    proxied.kind.proxy.cut = cut
+                transaction.execute("insert into tally values ($1)", (place,))
+            if place >= 3 and not said:
+                # Of what follows, one thing after the other: lines, the answer that is kept, the commit.
+                said.append(place)
+                proxied.kind.proxy.skip, proxied.kind.proxy.cut = place - 3, cut
+            return [start(f"more {place}")]
+
+        rows = proxied.run(proxied.store.apply(Operation([start(f"r{place}")], body=body)))
+        proxied.kind.proxy.cut = ""
+        assert [row[0] for row in rows] == ["started", "started"]
+        assert proxied.run(proxied.store.select("select count(*) from tally where n = ?", (place,))) == [(3,)]
+        assert len(ran) <= 2
+
+
 def test_a_database_that_is_away_is_an_error_that_can_be_tried_again(proxied, monkeypatch):
     """Callers would wait for ever for a database that does not come back, or take what was not stored for stored."""
-    monkeypatch.setattr(writer, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(lasting, "PATIENCE_S", 0.05)
     proxied.run(proxied.kind.proxy.stop())
-    proxied.store._writer.drop()
+    proxied.store._writer.connection.drop()
     (proxied.kind.proxy.folder / ".s.PGSQL.5432").unlink(missing_ok=True)
     with pytest.raises(StoreUnavailable) as told:
         proxied.apply(start("a"))

@@ -6,12 +6,12 @@ from storekit.kinds import NOW
 
 from perdure.model.entry import Entry
 from perdure.model.status import Status
-from perdure.store.operation import Operation
+from perdure.store.operation import Guarded, Operation
 
 
 def guarded(guards, *then):
     """An operation that writes only if its guards let it."""
-    return Operation(guards, body=lambda _transaction: list(then))
+    return Operation(guards, body=Guarded(list(then)))
 
 
 @pytest.mark.parametrize("status", Status)

@@ -27,7 +27,7 @@ from perdure.errors import (
     StoreError,
 )
 from perdure.store.load import find_run
-from perdure.store.operation import Line, Operation, Row
+from perdure.store.operation import Guarded, Line, Operation, Row
 from perdure.store.store import Store
 from perdure.store.transaction import Transaction
 
@@ -280,7 +280,7 @@ class _Draft:
     async def apply(self, operation: Operation) -> list[Row]:
         """Note an operation, if it would do something; returns a row then, as the database would."""
         body = operation.body
-        guards, lines = ([], operation.lines) if body is None else (operation.lines, body(None))
+        guards, lines = (operation.lines, body.lines) if isinstance(body, Guarded) else ([], operation.lines)
         for name, parameters in lines:
             row, guard = await self._answer(name, parameters)
             if not row:

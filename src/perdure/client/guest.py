@@ -10,9 +10,10 @@ from perdure.client.starter import H, Starter
 from perdure.codec.value import TypeCodec
 from perdure.engine.child import Takes0, Takes1, Takes2, Takes3
 from perdure.model.queue import Debounce, Dedupe, Queue
-from perdure.store.caller import at_once
+from perdure.store.caller import ON_A_LOOP, OPTION
 from perdure.store.operation import Operation, Row
 from perdure.store.store import Database
+from perdure.store.transaction import at_once
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -99,7 +100,7 @@ class Inside:
 
     def _do(self, asked: Coroutine[Any, Any, T]) -> T:
         try:
-            return at_once(self._with_the_right_time(asked))
+            return at_once(self._with_the_right_time(asked), OPTION, ON_A_LOOP)
         finally:
             asked.close()
 

@@ -26,7 +26,7 @@ from perdure.model.entry import RESTARTS, Entry, Kind
 from perdure.model.run import RunRow
 from perdure.model.status import Status
 from perdure.store.load import blobs_in, find_run, resolve
-from perdure.store.operation import Line, Operation
+from perdure.store.operation import Guarded, Line, Operation
 from perdure.store.store import Store
 
 DROPPED = json.dumps("its parent is run again from before its start")
@@ -42,8 +42,7 @@ def guarded(guards: list[Line], lines: Iterable[Line], *, changed: Iterable[int]
 
     The guards run in the same transaction, after everything else that commits with it.
     """
-    then = list(lines)
-    return Operation(guards, changed=changed, makes_due=True, body=lambda _transaction: then)
+    return Operation(guards, changed=changed, makes_due=True, body=Guarded(list(lines)))
 
 
 Before = str | frozenset[str] | None

@@ -148,8 +148,7 @@ class Attempt:
         except KeyboardInterrupt:
             raise
         except (asyncio.CancelledError, EngineSignal) as odd:
-            name = f"{type(odd).__module__}:{type(odd).__qualname__}"
-            error = RecordedError(name, "raised by the step's own body", {})
+            error = own_signal(odd)
         except BaseException as raised:  # noqa: BLE001 - a body may raise anything, and all of it is an outcome
             error = raised
         if not self.over:
@@ -195,6 +194,11 @@ def tell_end(  # noqa: PLR0917 - what there is to tell
     observer.attempt_ended(run, request, error, begun, now)
     if error is None or isinstance(error, asyncio.CancelledError):
         observer.step_ended(run, request, error, now)
+
+
+def own_signal(odd: BaseException) -> RecordedError:
+    """An ordinary error for one that a body raised itself, and that would be taken for the engine's or asyncio's."""
+    return RecordedError(f"{type(odd).__module__}:{type(odd).__qualname__}", "raised by the step's own body", {})
 
 
 def plain_call(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:

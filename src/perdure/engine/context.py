@@ -147,14 +147,21 @@ class Context:
             return self._saga.step(request, step.settings.compensate)
         return future
 
-    async def transaction(self, fn: Callable[..., R], /, *args: Any) -> R:
+    @overload
+    async def transaction(self, fn: Callable[..., Coroutine[Any, Any, R]], /, *args: Any) -> R: ...
+    @overload
+    async def transaction(self, fn: Callable[..., R], /, *args: Any) -> R: ...
+    async def transaction(self, fn: Any, /, *args: Any) -> Any:
         """
         Run a step whose rows commit together with its outcome.
 
+        It should be short. On SQLite it keeps all other commits waiting; on Postgres those who want its rows.
+
         Args:
-            fn: A plain function (not async) of an open `Transaction` of perdure's own database, then
-                `args`. It runs on the store's writer thread and keeps all other commits waiting, so it
-                should be short. If it raises, its rows are rolled back and the step fails or is retried.
+            fn: A plain function of an open `Transaction` of perdure's own database, then `args`; or a coroutine
+                function of an `AsyncTransaction`, which on SQLite may await nothing else. It may run again when
+                others have changed what it read. If it raises, its rows are rolled back and the step fails or is
+                retried.
 
         Returns:
             What `fn` returned. Its rows and this outcome are durable together.
@@ -162,11 +169,7 @@ class Context:
         machine = self._machine
         machine.check()
         step = fn if isinstance(fn, Step) else self._registry.step_of(fn)
-        if step.is_async:
-            option = "ctx.transaction(fn)"
-            raise InvalidOption(option, "it takes a plain function, as the database waits for it")
-        result: R = await self._wanted(step, args, {}, step.returns, transactional=True)
-        return result
+        return await self._wanted(step, args, {}, step.returns, transactional=True)
 
     # ------------------------------------------------------------------------------------- waiting
     async def sleep(self, until: float | timedelta | datetime) -> None:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, overload
 from uuid import UUID
 
 from perdure.engine.context import Context
@@ -139,7 +139,11 @@ class SyncContext:
         """See `Context.step`."""
         return self._ask(self._ctx.step(fn, *args, **kwargs))
 
-    def transaction(self, fn: Callable[..., T], /, *args: Any) -> T:
+    @overload
+    def transaction(self, fn: Callable[..., Coroutine[Any, Any, T]], /, *args: Any) -> T: ...
+    @overload
+    def transaction(self, fn: Callable[..., T], /, *args: Any) -> T: ...
+    def transaction(self, fn: Any, /, *args: Any) -> Any:
         """See `Context.transaction`."""
         return self._ask(self._ctx.transaction(fn, *args))
 

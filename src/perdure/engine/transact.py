@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextvars
 from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from perdure.engine.attempt import plain_call, tell_end
+from perdure.engine.attempt import own_signal, plain_call, tell_end
 from perdure.engine.current import Silent, StepInfo, running_step
 from perdure.engine.host import Host
 from perdure.engine.request import StepRequest
-from perdure.errors import PerdureError
+from perdure.errors import EngineSignal, PerdureError
 from perdure.model.entry import Entry, Kind
 from perdure.model.run import Claimed
-from perdure.store.operation import Line, Row
+from perdure.store.operation import AsyncBody, Line, Row
 from perdure.store.record import Record
-from perdure.store.transaction import Transaction
+from perdure.store.transaction import AsyncTransaction, Transaction
 
 Transacted = Callable[[StepRequest, Entry | None, Any, BaseException | None], None]
 
@@ -37,12 +38,18 @@ def transact(host: Host, run: Claimed, request: StepRequest, seq: int, done: Tra
     if observer is not None:
         context.run(observer.attempt_begins, run, request, begun)
 
+    context.run(running_step.set, Silent(StepInfo(run.id, run.workflow, request.key, request.attempt, run.generation)))
+
     def body(transaction: Transaction) -> list[Line]:
         # A copy, as it is called again when the database was changed meanwhile.
-        context.run(
-            running_step.set, Silent(StepInfo(run.id, run.workflow, request.key, request.attempt, run.generation))
-        )
-        value = context.copy().run(plain_call, request.step.fn, transaction, *request.args)
+        with ordinary():
+            return settled(context.copy().run(plain_call, request.step.fn, transaction, *request.args))
+
+    async def async_body(transaction: AsyncTransaction) -> list[Line]:
+        with ordinary():
+            return settled(await request.step.fn(transaction, *request.args))
+
+    def settled(value: Any) -> list[Line]:
         what = f"The result of step {request.key!r}"
         text, decoded = request.returns.settle(value, what)
         entry = Entry(
@@ -54,7 +61,7 @@ def transact(host: Host, run: Claimed, request: StepRequest, seq: int, done: Tra
         result.append((entry, decoded))
         return more.lines[1:]
 
-    record.body = body
+    record.body = AsyncBody(async_body, context) if request.step.is_async else body
 
     def answered(rows: list[Row], error: Exception | None) -> None:
         lost = error is None and any(row[0] == "stale" for row in rows)
@@ -71,3 +78,12 @@ def transact(host: Host, run: Claimed, request: StepRequest, seq: int, done: Tra
         host.submit(record, answered)
     except PerdureError as error:
         host.soon(answered, [], error)
+
+
+@contextmanager
+def ordinary() -> Iterator[None]:
+    """Inside, what asyncio or the engine would take for its own becomes an ordinary error, as in other steps."""
+    try:
+        yield
+    except (CancelledError, EngineSignal) as odd:
+        raise own_signal(odd) from None

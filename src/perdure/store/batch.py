@@ -8,13 +8,14 @@ from typing import Any
 import apsw
 
 from perdure.errors import StoreError
-from perdure.store.operation import ORDER, Line, Operation, Outcome, Row
+from perdure.store.operation import ORDER, AsyncBody, Guarded, Line, Operation, Outcome, Row
 from perdure.store.queries import Statement
 from perdure.store.sqlite_errors import UNSTORABLE, mapped
-from perdure.store.transaction import refuse_control
+from perdure.store.transaction import at_once, refuse_control
 
 Probe = Callable[[str, Sequence[Operation]], None]
 BUSY_MILLISECONDS = 10_000
+_MAY_AWAIT = "on SQLite it may await nothing but its transaction, as it keeps the whole file waiting"
 _PLACE = {name: place for place, name in enumerate(ORDER)}
 _LONE_ENTRY = ["fence", "append"]
 
@@ -29,6 +30,33 @@ class SqliteTransaction:
     def execute(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """See `Transaction.execute`."""
         return list(self._cursor.execute(sql, parameters))
+
+
+class SqliteAsyncTransaction:
+    """See `AsyncTransaction`; nothing is waited for."""
+
+    def __init__(self, there: SqliteTransaction) -> None:
+        self._there = there
+
+    async def execute(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """See `Transaction.execute`."""
+        return self._there.execute(sql, parameters)
+
+
+def _run_body(body: Callable[[Any], list[Line]] | AsyncBody | Guarded, connection: apsw.Connection) -> list[Line]:
+    """
+    What follows in an operation; its function may have to tell. One that waits for something would keep all waiting.
+
+    Raises:
+        InvalidOption: A coroutine function awaited something else than its transaction.
+    """
+    if isinstance(body, Guarded):
+        return body.lines
+    transaction = SqliteTransaction(connection)
+    if not isinstance(body, AsyncBody):
+        return body(transaction)
+    coroutine = body.call(SqliteAsyncTransaction(transaction))
+    return body.context.copy().run(at_once, coroutine, "ctx.transaction(fn)", _MAY_AWAIT)
 
 
 def _refuse_control(_cursor: apsw.Cursor, sql: str, _parameters: object) -> bool:
@@ -173,7 +201,7 @@ class BatchRunner:
         try:
             rows = self._run_lines(operation.lines)
             if operation.body is not None and not any(row[0] == "stale" for row in rows):
-                rows += self._run_lines(operation.body(SqliteTransaction(self._connection)))
+                rows += self._run_lines(_run_body(operation.body, self._connection))
         except Exception as problem:
             if not self._connection.in_transaction:
                 # A failure of the disk has ended the whole transaction.

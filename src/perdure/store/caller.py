@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from perdure.errors import InvalidOption
 from perdure.store.operation import Row
 
-T = TypeVar("T")
 _NUMBERED = re.compile(r"[$?](\d+)")
 _IDLE = 0
 """What psycopg and psycopg2 call a connection without a transaction."""
-_ON_A_LOOP = "it answers on an event loop only: write `await app.start(…, transaction=…)`"
+ON_A_LOOP = "it answers on an event loop only: write `await app.start(…, transaction=…)`"
 OPTION = "connection"
 
 
@@ -103,23 +102,7 @@ def check_plain(connection: object) -> None:
         InvalidOption: It answers on one only.
     """
     if hasattr(connection, "fetchrow") or inspect.iscoroutinefunction(getattr(connection, "execute", None)):
-        raise InvalidOption(OPTION, _ON_A_LOOP)
-
-
-def at_once(coroutine: Coroutine[Any, Any, T]) -> T:
-    """
-    Run what never has to wait, without an event loop.
-
-    Raises:
-        InvalidOption: It had to wait.
-    """
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    coroutine.close()
-    raise InvalidOption(OPTION, _ON_A_LOOP)
+        raise InvalidOption(OPTION, ON_A_LOOP)
 
 
 async def _settled(value: Any) -> Any:

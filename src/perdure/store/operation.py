@@ -7,8 +7,9 @@ in between. What is expected to conflict comes back as rows, not as exceptions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable
+from contextvars import Context
+from typing import Any, NamedTuple
 
 from perdure.model.run import End
 
@@ -162,6 +163,29 @@ it, messages come before parking (which looks for them), wake-ups come after par
 """
 
 
+class Guarded(NamedTuple):
+    """
+    Lines that follow in the same transaction when no guard among the operation's own has given a row "stale".
+
+    It comes after everything that commits with it, in order.
+    """
+
+    lines: list[Line]
+
+
+class AsyncBody(NamedTuple):
+    """
+    A coroutine function that runs inside a transaction.
+
+    Attributes:
+        call: Gets an `AsyncTransaction`, and returns more lines.
+        context: What it runs in.
+    """
+
+    call: Callable[[Any], Coroutine[Any, Any, list[Line]]]
+    context: Context
+
+
 class Operation:
     """
     What commits together.
@@ -171,7 +195,8 @@ class Operation:
         changed: Numbers of runs whose watchers must look again after the commit.
         end: How its one run has ended by it, if it has.
         makes_due: Whether a run may have become due, so that workers look for it.
-        body: Runs inside the same transaction, for a user's own rows, and returns more lines.
+        body: What follows in the same transaction: lines behind guards, or a function for a user's own rows, which
+            returns more lines.
     """
 
     __slots__ = ("body", "changed", "end", "lines", "makes_due")
@@ -182,7 +207,7 @@ class Operation:
         *,
         changed: Iterable[int] = (),
         makes_due: bool = False,
-        body: Callable[[Any], list[Line]] | None = None,
+        body: Callable[[Any], list[Line]] | AsyncBody | Guarded | None = None,
     ) -> None:
         self.lines: list[Line] = list(lines)
         self.changed = set(changed)

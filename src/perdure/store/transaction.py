@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
 from perdure.errors import InvalidOption
 
+T = TypeVar("T")
 _CONTROL = {"begin", "commit", "end", "rollback", "savepoint", "release"}
 _FIRST_WORD = re.compile(r"(?:[\s;]|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w+)", re.DOTALL)
+
+
+class AsyncTransaction(Protocol):
+    """
+    The open transaction, as `ctx.transaction` hands it to a user's coroutine function.
+
+    What is executed here commits together with the step's outcome, or not at all.
+    """
+
+    async def execute(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """See `Transaction.execute`."""
 
 
 class Transaction(Protocol):
@@ -34,6 +46,35 @@ class Transaction(Protocol):
         Raises:
             InvalidOption: The SQL would begin or end a transaction.
         """
+
+
+def at_once(coroutine: Coroutine[Any, Any, T], option: str, problem: str) -> T:
+    """
+    Run a coroutine that never has to wait, without an event loop.
+
+    Raises:
+        InvalidOption: It had to wait; this option has this problem then.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    except RuntimeError as error:
+        if not _from_asyncio(error):
+            raise
+        # In a thread there is no loop to wait on.
+        raise InvalidOption(option, problem) from error
+    coroutine.close()
+    raise InvalidOption(option, problem)
+
+
+def _from_asyncio(error: RuntimeError) -> bool:
+    """Whether asyncio itself has raised it."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and str(place.tb_frame.f_globals.get("__name__", "")).startswith("asyncio.")
 
 
 def refuse_control(sql: str) -> None:

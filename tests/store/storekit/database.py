@@ -79,6 +79,9 @@ class Database:
 
         async def main() -> None:
             answered = asyncio.Event()
+            # On Postgres those with a function have transactions of their own.
+            apart = [one for one in operations if isinstance(one, Operation) and callable(one.body)]
+            commits = len(apart) + (len(apart) < len(operations)) if store.dialect == "postgres" else 1
             before = store.commits
 
             def answer(place: int, rows: list[Row], error: Exception | None) -> None:
@@ -90,7 +93,7 @@ class Database:
                 whole = operation if isinstance(operation, Operation) else Operation(operation)
                 store.submit(whole, lambda rows, error, place=place: answer(place, rows, error))
             await answered.wait()
-            assert store.commits == before + 1, "the batch was not one batch"
+            assert store.commits == before + commits, "the batch was not one batch"
 
         self.run(main())
         return [outcomes[place] for place in range(len(operations))]

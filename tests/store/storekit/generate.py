@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from perdure.model.entry import Entry
 from perdure.model.run import Message
 from perdure.model.status import TERMINAL, Status
-from perdure.store.operation import Line, Operation
+from perdure.store.operation import Guarded, Line, Operation
 from perdure.store.record import Record, shelve
 from storekit.database import line, start
 from storekit.kinds import NOW
@@ -277,7 +277,7 @@ class Generator:
         epoch = row["epoch"] - self.happens(0.1)
         lines = list(then)
         guard = line("guard", id=row["id"], epoch=epoch, status=row["status"])
-        return Operation([guard], body=lambda _transaction: lines)
+        return Operation([guard], body=Guarded(lines))
 
     def note(self, row: dict, kind: str, data: str) -> Line:
         return line("note", id=row["id"], epoch=row["epoch"] + 1, kind=kind, data=data, now=self.now)
@@ -363,7 +363,7 @@ class Generator:
             line("guard_vacant", id=child),
             *[line("guard_blob", hash=found[3][1:]) for _, found in journal[:3] if (found[3] or "").startswith("@")],
         ]
-        return Operation(guards, body=lambda _transaction: lines)
+        return Operation(guards, body=Guarded(lines))
 
     def prune(self) -> Operation:
         most = self.chance.choice((2, 5, 100))

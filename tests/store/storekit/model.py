@@ -77,7 +77,7 @@ class Model:
             for name, parameters in sorted(operation.lines, key=lambda line: ORDER.index(line[0])):
                 rows.extend(trial._run(name, parameters))
             if operation.body and not any(row[0] == "stale" for row in rows):
-                for name, parameters in sorted(operation.body(None), key=lambda line: ORDER.index(line[0])):
+                for name, parameters in sorted(operation.body.lines, key=lambda line: ORDER.index(line[0])):
                     rows.extend(trial._run(name, parameters))
         except Refused:
             return [], True

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from perdure.model.run import RunRow
-from perdure.store.operation import Line, Operation, Row
+from perdure.store.operation import Guarded, Line, Operation, Row
 from storekit.database import Database
 from storekit.model import PARAMETERS, Model
 
@@ -69,7 +69,7 @@ def rows_of(outcomes: list[list[Row]], names: Names) -> list[list[Row]]:
 
 def lines_of(operation: Operation) -> list[Line]:
     """All its statements, those of its body too."""
-    return operation.lines + (operation.body(None) if operation.body else [])
+    return operation.lines + (operation.body.lines if operation.body else [])
 
 
 def translated(operation: Operation, here: Names, there: Names) -> Operation:
@@ -94,8 +94,7 @@ def translated(operation: Operation, here: Names, there: Names) -> Operation:
             for name, parameters in given
         ]
 
-    body = operation.body
-    return Operation(lines(operation.lines), body=body and (lambda transaction: lines(body(transaction))))
+    return Operation(lines(operation.lines), body=operation.body and Guarded(lines(operation.body.lines)))
 
 
 class ModelSystem:

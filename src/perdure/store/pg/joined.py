@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from perdure.clock import Clock
@@ -14,7 +13,7 @@ from perdure.store.pg.clock import SERVER_TIME, ServerClock
 from perdure.store.pg.dialect import readable
 from perdure.store.pg.errors import state_of
 from perdure.store.pg.function import functions
-from perdure.store.pg.work import work
+from perdure.store.pg.work import tuples, work
 
 _LATER = {"wake_id"}
 """Left for the commit, as they lock runs of others: a worker would wait for it with all that it drives."""
@@ -46,8 +45,7 @@ class Joined:
         at_commit = work([later]) if later else None
         tell, time = str(self._address.listen), str(self.clock.now())
         answer = await self._fetch(self._join, work([now], locking=False), at_commit, tell, time)
-        found = json.loads(answer[0][0], object_pairs_hook=lambda pairs: [value for _, value in pairs])
-        return [tuple(row) for _, *row in found]
+        return tuples(answer[0][0])
 
     async def rows(self, name: str, *parameters: Any) -> list[Row]:
         """Run a named query; it sees what the caller's transaction has done."""

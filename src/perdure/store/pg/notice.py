@@ -62,7 +62,7 @@ class Notice:
         self._seen = within(
             address.schema,
             # NOW is a fixed text.
-            f"select coalesce(sum(batch), 0)::bigint, {NOW} from perdure_writers where id <> $1::text",  # noqa: S608
+            f"select coalesce(sum(batch), 0)::bigint, {NOW} from perdure_writers where not starts_with(id, $1::text)",  # noqa: S608
         )
         self._ended = readable(address.schema)["ended"]
         # Whoever lives on a virtual clock is alone.

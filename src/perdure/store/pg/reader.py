@@ -13,7 +13,7 @@ from perdure.clock import Clock, elapsed, standing_still
 from perdure.errors import StoreClosed
 from perdure.store.base import CLOSED
 from perdure.store.operation import Row
-from perdure.store.pg import writer
+from perdure.store.pg import lasting
 from perdure.store.pg.address import Address
 from perdure.store.pg.errors import FAILURES, mapped, unsure
 
@@ -48,12 +48,12 @@ class Reader:
             try:
                 return await self._fetch(sql, parameters)
             except FAILURES as error:
-                if not unsure(error) or self._closed or elapsed() - begun > writer.PATIENCE_S:
+                if not unsure(error) or self._closed or elapsed() - begun > lasting.PATIENCE_S:
                     raise mapped(error, self._address.where) from error
             # The other idle connections are of the same age.
             self._drop()
             await asyncio.sleep(pause * (0.5 + ids.jitter()))
-            pause = min(max(2 * pause, 0.01), writer.LONGEST_PAUSE_S)
+            pause = min(max(2 * pause, 0.01), lasting.LONGEST_PAUSE_S)
 
     async def _fetch(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         if self._closed:

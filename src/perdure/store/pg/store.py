@@ -20,10 +20,12 @@ from perdure.store.pg.commit import PostgresCommitter
 from perdure.store.pg.dialect import composed, readable
 from perdure.store.pg.errors import FAILURES, mapped
 from perdure.store.pg.joined import Joined
+from perdure.store.pg.lasting import Lasting
 from perdure.store.pg.migrate import prepare
 from perdure.store.pg.notice import Notice
 from perdure.store.pg.pulse import PostgresPulse
 from perdure.store.pg.reader import Reader
+from perdure.store.pg.transactor import Transactor
 from perdure.store.pg.writer import Writer
 
 
@@ -53,6 +55,7 @@ class PostgresStore(BaseStore[PostgresCommitter]):
         super().__init__(self.address.where, clock=kept, limits=limits, changes=changes, probe=probe)
         self._statements = readable(self.address.schema)
         self._writer: Writer | None = None
+        self._transactor: Transactor | None = None
         self._reader: Reader | None = None
         self._notice: Notice | None = None
 
@@ -65,18 +68,19 @@ class PostgresStore(BaseStore[PostgresCommitter]):
             StoreUnavailable, StoreError: The database cannot be used.
             SchemaTooNew, SchemaMissing: The schema does not fit this perdure.
         """
-        writer = Writer(self.address, self.clock, self._probe)
+        transactor = Transactor(self.address, self.clock, self._probe)
+        writer = Writer(self.address, self.clock, transactor, self._probe)
         try:
             with standing_still(self.clock):
-                connection = await writer.connect()
+                connection = await writer.connection.connect()
                 self.migrated = await prepare(connection, self.address.schema, self.clock.now(), migrating=migrating)
         except FAILURES as error:
-            writer.drop()
+            writer.connection.drop()
             raise mapped(error, self.where) from error
         except BaseException:
-            writer.drop()
+            writer.connection.drop()
             raise
-        self._writer, self._reader = writer, Reader(self.address, self.clock)
+        self._writer, self._transactor, self._reader = writer, transactor, Reader(self.address, self.clock)
         self._notice = Notice(self.address, self.changes, writer.id, self._reader, clock=self.clock)
         try:
             await self.check_clock()
@@ -84,16 +88,19 @@ class PostgresStore(BaseStore[PostgresCommitter]):
             self.abandon()
             raise
         self._committer = PostgresCommitter(
-            writer, self.changes, most_queued=self.limits.queued_operations, published=self._notice.publish
+            writer,
+            transactor,
+            self.changes,
+            most_queued=self.limits.queued_operations,
+            published=self._notice.publish,
         )
 
     async def close(self) -> None:
         """Commit what is queued and let go of the database."""
-        if self._committer is not None and self._writer is not None and not self._writer.closed:
+        if self._committer is not None and self._writer is not None and not self._writer.connection.closed:
             await self._committer.close()
-        for part in (self._notice, self._reader, self._writer):
-            if part is not None:
-                await part.close()
+        for part in self._parts():
+            await part.close()
         # Sockets of connections that were cut off are closed by the loop's next turns.
         for _ in range(2):
             await asyncio.sleep(0)
@@ -103,13 +110,14 @@ class PostgresStore(BaseStore[PostgresCommitter]):
         """Let go of the database without committing what is queued."""
         if self._committer is not None:
             self._committer.cancel()
-        for part in (self._notice, self._reader):
-            if part is not None:
-                part.abandon()
-        if self._writer is not None:
-            self._writer.closed = True
-            self._writer.drop()
+        for part in self._parts():
+            part.abandon()
         self._reader = None
+
+    def _parts(self) -> list[Notice | Reader | Transactor | Lasting]:
+        """What has connections."""
+        writing = None if self._writer is None else self._writer.connection
+        return [part for part in (self._notice, self._reader, self._transactor, writing) if part is not None]
 
     def pulse(self) -> PostgresPulse:
         """A connection of its own for the heartbeat's thread."""

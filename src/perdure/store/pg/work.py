@@ -1,4 +1,4 @@
-"""Operations as the functions of a schema take them."""
+"""Operations as the functions of a schema take them, and what these answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-from perdure.store.operation import ORDER, Line
+from perdure.store.operation import ORDER, Line, Row
 from perdure.store.pg.function import group_of
 from perdure.store.queries import statements
 
@@ -53,6 +53,16 @@ def work(operations: Iterable[list[Line]], *, locking: bool = True) -> str:
         for kind, values in locks.items():
             found[kind] = list(values)
     return json.dumps(found)
+
+
+def answered(answer: str | None) -> list[Any]:
+    """The rows of an answer, in which each is an object whose names do not count and may come twice."""
+    return json.loads(answer, object_pairs_hook=lambda pairs: [value for _, value in pairs]) if answer else []
+
+
+def tuples(answer: str | None) -> list[Row]:
+    """The rows of one operation, without their tags."""
+    return [tuple(row) for _, *row in answered(answer)]
 
 
 @cache

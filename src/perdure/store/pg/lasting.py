@@ -1,0 +1,101 @@
+"""A connection that is made again when it breaks, and what is asked of it until there is an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import asyncpg
+
+from perdure import ids
+from perdure.clock import Clock, elapsed, standing_still
+from perdure.store.pg.address import Address
+from perdure.store.pg.errors import AGAIN, FAILURES, mapped, state_of, unsure
+
+T = TypeVar("T")
+PATIENCE_S = 10.0
+"""How long to try to connect before those who wait are told. What may have been done already is never given up."""
+LONGEST_PAUSE_S = 1.0
+IDLE_S = 10.0
+"""
+How long a user's function may leave its transaction alone before the server ends it.
+
+A process that stands still inside a transaction holds up all who have to do with the same runs.
+"""
+STATEMENT = "120s"
+
+
+def idle() -> str:
+    """As a setting of a session."""
+    return f"{IDLE_S * 1000:.0f}ms"
+
+
+class Lasting:
+    """
+    One connection at a time, to write with.
+
+    Attributes:
+        closed: Whoever still waits is told that it is in vain.
+    """
+
+    def __init__(self, address: Address, clock: Clock) -> None:
+        self._address = address
+        self._clock = clock
+        self._connection: asyncpg.Connection | None = None
+        self.closed = False
+
+    async def connect(self) -> asyncpg.Connection:
+        """The connection; a new one when the last has failed."""
+        if self._connection is None or self._connection.is_closed():
+            with standing_still(self._clock):
+                self._connection = await self._address.connect(
+                    statement_timeout=STATEMENT, idle_in_transaction_session_timeout=idle()
+                )
+        return self._connection
+
+    def drop(self) -> None:
+        """The connection is not to be used again."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def close(self) -> None:
+        """Say goodbye to the server."""
+        self.closed = True
+        if self._connection is not None and not self._connection.is_closed():
+            try:
+                with standing_still(self._clock):
+                    await self._connection.close(timeout=1)
+            except FAILURES:
+                self.drop()
+
+    def abandon(self) -> None:
+        """Let go of the server."""
+        self.closed = True
+        self.drop()
+
+    async def insist(self, call: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """
+        Call it with the connection until the database has answered.
+
+        What may have been done is asked for as long as it takes, so a call has to tell that it is a repetition.
+        """
+        begun, pause, sent = elapsed(), 0.01, False
+        while True:
+            try:
+                connection = await self.connect()
+                sent = True
+                return await call(connection)
+            except FAILURES as error:
+                if state_of(error) in AGAIN:
+                    # Undone for certain; the others have what they waited for.
+                    await asyncio.sleep(ids.jitter() * 0.01)
+                    continue
+                if not unsure(error):
+                    raise
+                self.drop()
+                if self.closed or (not sent and elapsed() - begun > PATIENCE_S):
+                    raise mapped(error, self._address.where) from error
+                await asyncio.sleep(pause * (0.5 + ids.jitter()))
+                pause = min(pause * 2, LONGEST_PAUSE_S)
