@@ -13,7 +13,7 @@ ROWS = "select status, epoch, seq, * from perdure_runs left join perdure_journal
 
 @pytest.mark.parametrize("moment", ["before_commit", "after_commit"])
 def test_killed_between_steps_and_called_again(any_place: Place, moment: str):
-    """R2 S4: a script that is started again would do finished steps again, or wait for the dead one's lease."""
+    """R2 S4 S5: a script that is started again would do finished steps again, or wait for the dead one's lease."""
     place = any_place
     victim = place.start(durable.caller, worker=LONG, kill=(moment, "append", 40))
     victim.expect("ready")

@@ -13,7 +13,7 @@ async def listens(ctx):
 
 
 def test_the_first_event_wins(place):
-    """S24 S26 R14 R15: the run would act on news that were overtaken, or their teller not know that he came late."""
+    """S24 S26 R14 R15 M8: the run would act on news that were overtaken, or their teller not know that he came late."""
 
     async def main():
         async with place.process() as app:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 
 import pytest
 
@@ -105,7 +106,7 @@ def test_a_caller_that_leaves_before_anything_was_stored_leaves_nothing_behind(p
 
 
 def test_a_hundred_calls_by_url_share_one_worker_and_leave_it(tmp_path, caplog):
-    """Each call would open the database and beat for itself."""
+    """R20 S30: Each call would open the database and beat for itself."""
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     workers = []
 
@@ -122,6 +123,7 @@ def test_a_hundred_calls_by_url_share_one_worker_and_leave_it(tmp_path, caplog):
 
     asyncio.run(main())
     assert [worker.state for worker in workers] == ["left"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "perdure-heartbeat"]
     assert caplog.records == []
 
 

@@ -22,7 +22,7 @@ from perdure.errors import ArgumentsChanged, Divergence, InvalidOption, StoreClo
 
 
 def test_the_second_call_gives_the_first_ones_result(place):
-    """S1 S7 R2 R19: a finished call would be executed, and billed, again."""
+    """S1 S7 R2 R19 D1 S22 S34: a finished call would be executed, and billed, again."""
 
     async def work(ctx):
         parts = [await ctx.step(name, place.body(name)) for name in ("a", "b")]
@@ -44,7 +44,7 @@ def test_the_second_call_gives_the_first_ones_result(place):
 
 
 def test_another_manifest_is_refused(place):
-    """S2 I6 I7 E2: two jobs that share an id by mistake would share their results."""
+    """S2 I6 I7 E2 E1: two jobs that share an id by mistake would share their results."""
 
     async def work(ctx):
         return await ctx.step("a", place.body("a"))
@@ -167,7 +167,7 @@ def test_a_failed_run_is_failed(place):
 
 
 def test_a_failed_run_goes_on_where_it_failed_when_asked(place):
-    """S6 S14 R6 I6: it would pay twice, branch otherwise than before, or read as failed while it is executed."""
+    """S6 S14 R6 I6 M2: it would pay twice, branch otherwise than before, or read as failed while it is executed."""
     seen = []
 
     def sold_out():
@@ -252,7 +252,7 @@ def test_a_wait_that_was_over_is_waited_for_again(place):
 
 
 def test_reordered_steps_are_found_with_their_place_and_both_labels(place):
-    """R1 R3 S15: a result would be given to another step than the one that it is of."""
+    """R1 R3 S15 I9 R13: a result would be given to another step than the one that it is of."""
 
     def make(*names):
         async def work(ctx):
@@ -349,7 +349,7 @@ def test_time_and_chance_are_the_same_on_replay(place):
 
 
 def test_what_is_returned_is_what_a_replay_returns(place):
-    """R4 I5: code that works on the first execution would break on the second one."""
+    """R4 I5 S21 S33: code that works on the first execution would break on the second one."""
     kinds = []
 
     async def work(ctx):

@@ -62,7 +62,7 @@ class Perdure:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_the_engine_in_memory(case):
-    """The reference would not do what it says that adapters must."""
+    """W1: The reference would not do what it says that adapters must."""
     run_virtual(lambda clock: case(MemoryEngine(clock)))
 
 
