@@ -14,7 +14,7 @@ STAMP := .venv/.stamp
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: $(STAMP) ## make .venv with everything that development needs
@@ -74,6 +74,10 @@ demo: $(STAMP) ## see a run survive a kill
 .PHONY: bench
 bench: $(STAMP) ## measure
 	@$(PY) bench/run.py
+
+.PHONY: conformance-streams
+conformance-streams: $(STAMP) ## run the public suite of the Durable Streams protocol; needs Node
+	@$(PY) tools/conformance_streams.py
 
 .PHONY: check
 check: lint types layers size test crash sim examples ## all that CI runs, in its order

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from perdure.flow.builder import Flow
     from perdure.model.event import Event
     from perdure.pipeline.builder import Pipeline
+    from perdure.stream.handle import Stream
+    from perdure.stream.hub import Hub
+    from perdure.stream.server import StreamServer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -119,6 +122,7 @@ class App(Face):
         self._store()
         self._client: Client | None = None
         self._worker: Worker | None = None
+        self._hub: Hub | None = None
 
     @classmethod
     def from_env(cls, **options: Any) -> Self:
@@ -384,6 +388,9 @@ class App(Face):
     async def _close(self) -> None:
         worker, self._worker = self._worker, None
         client, self._client = self._client, None
+        hub, self._hub = self._hub, None
+        if hub is not None:
+            hub.tails.stop()
         try:
             if worker is not None:
                 await worker.stop()
@@ -405,6 +412,51 @@ class App(Face):
             problem = "The app is not open: use `async with app:` or `async with app.connected():`."
             raise StoreClosed(problem)
         return self._client
+
+    @property
+    def hub(self) -> Hub:
+        """
+        The streams of the open database; `stream` and `stream_server` are what to use.
+
+        Raises:
+            StoreClosed: The app is not open.
+        """
+        client = self.client
+        if self._hub is None or self._hub.store is not client.store:
+            from perdure.stream.hub import Hub  # noqa: PLC0415 - `import perdure` need not wait for it
+
+            self._hub = Hub(client.store, client.store.clock, client.payloads, self.limits)
+        return self._hub
+
+    @overload
+    def stream(self, name: str, of: type[A], *, media_type: str | None = None) -> Stream[A]: ...
+    @overload
+    def stream(self, name: str, *, media_type: str | None = None) -> Stream[Any]: ...
+    def stream(self, name: str, of: Any = Any, *, media_type: str | None = None) -> Stream[Any]:
+        """
+        A stream of the open database: messages in their order, kept, and followed by any number of readers.
+
+        Args:
+            name: 1 to 200 characters; slashes are as good as any.
+            of: What its messages are; bytes for a stream that is not JSON.
+            media_type: application/json, or application/octet-stream for bytes, when left out.
+
+        Raises:
+            StoreClosed: The app is not open.
+        """
+        return self.hub.handle(name, of, media_type)
+
+    def stream_server(self, **options: Any) -> StreamServer:
+        """
+        The runs and streams of this app as an ASGI app.
+
+        Args:
+            options: As for `StreamServer`. Without ``authorize``, everybody who can reach it reads every run and writes
+                every stream.
+        """
+        from perdure.stream.server import StreamServer  # noqa: PLC0415 - `import perdure` need not wait for it
+
+        return StreamServer(self, **options)
 
     @property
     def worker(self) -> Worker | None:

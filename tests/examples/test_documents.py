@@ -30,7 +30,7 @@ FENCE = re.compile(r"^```(\S*) ?(.*)\n((?:.*\n)*?)^```$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 NAMED = re.compile(r"`((?:tests|src|docs|examples|bench|tools)/[\w/.]+)(?:::(\w+))?`")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-KNOWN = {"", "console", "python", "text", "toml", "sql"}
+KNOWN = {"", "console", "javascript", "python", "text", "toml", "sql"}
 
 
 @dataclass

@@ -19,7 +19,8 @@ from perdure.store.queries import parse, statements
 FOLDER = Path(queries.__file__).parent / "sql"
 OWN = {
     dialect: "\n".join(
-        (FOLDER / f"{dialect}{part}.sql").read_text(encoding="utf-8") for part in ("", "_queues", "_delivery", "_lone")
+        (FOLDER / f"{dialect}{part}.sql").read_text(encoding="utf-8")
+        for part in ("", "_queues", "_delivery", "_lone", "_streams")
     )
     for dialect in ("sqlite", "postgres")
 }

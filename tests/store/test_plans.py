@@ -23,7 +23,12 @@ INDEXES = {
 }
 SMALL = {"perdure_workers", "w", "perdure_queues", "q", "perdure_rates", "perdure_sinks"}
 """The tables of workers, queues and sinks, by their names and aliases: a handful of rows each, looked at whole."""
-PARTS = {"CONSTANT", "tree", "t", "o", "later", "earlier", "rooms", "lines", "picks", "p", "chosen"}
+PARTS = {"CONSTANT", "tree", "t", "o", "later", "earlier", "rooms", "lines", "picks", "p", "chosen"} | {
+    "l",
+    "line",
+    "found",
+    "n",
+}
 """What statements make for themselves, with as many rows as they are to give."""
 OVERVIEWS = {"counts", "sizes", "drop_orphans", "sink_counts", "fill_entries", "fill_starts"}
 """Asked by operators, about everything there is; or done once, for a new sink that is to be told of the past."""
@@ -48,6 +53,10 @@ HOT = {
     "run_by_id": "sqlite_autoindex_perdure_runs_1",
     "take": "INTEGER PRIMARY KEY",
     "doom": "perdure_runs_finished",
+    "append_chunk": "sqlite_autoindex_perdure_chunks_1",
+    "chunks": "sqlite_autoindex_perdure_chunks_1",
+    "stream_by_name": "sqlite_autoindex_perdure_streams_1",
+    "touch_stream": "INTEGER PRIMARY KEY",
 }
 LISTS = {
     "status": RunFilter(status=(Status.FAILED,)),

@@ -67,6 +67,11 @@ select 'q' || n, 'w' || n % 500, case n % 4 when 0 then 'running' else 'queued' 
 from generate_series(1, 8000) n;
 update perdure_runs set status = case when number % 8 = 0 then 'failed' else 'completed' end, finished_at = number
 where status = 'running';
+insert into perdure_streams (name, made, type, created_at, expires_at, source)
+select 's' || n, 'm' || n, 't', n, case when n % 2 = 0 then n end, case when n % 10 = 0 then n - 1 end
+from generate_series(1, 5000) n;
+insert into perdure_chunks (stream, nth, at, size, total, producer, epoch, seq, data)
+select n, s, n, 1, s, case when s % 2 = 0 then 'p' || n % 9 end, 1, s, 'x' from generate_series(1, 5000) n, generate_series(1, 9) s;
 analyze;
 """
 

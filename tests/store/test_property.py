@@ -88,10 +88,18 @@ def test_a_store_does_what_the_model_says(kind, seed, tmp_path):
 
 APART = {
     name
-    for file in ("queues.sql", "sqlite_queues.sql", "sqlite_lone.sql", "delivery.sql", "sqlite_delivery.sql")
+    for file in (
+        "queues.sql",
+        "sqlite_queues.sql",
+        "sqlite_lone.sql",
+        "delivery.sql",
+        "sqlite_delivery.sql",
+        "streams.sql",
+        "sqlite_streams.sql",
+    )
     for name in parse(read_sql(file), file)
 }
-"""What has tests of its own: test_queues.py, test_queue_races.py, test_lone.py, tests/delivery, and the simulation."""
+"""What has tests of its own: test_queues.py, test_queue_races.py, test_lone.py, tests/delivery, tests/stream, and the simulation."""
 
 
 def test_every_statement_is_among_the_random_operations():

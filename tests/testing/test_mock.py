@@ -66,7 +66,7 @@ def test_a_step_returns_what_the_mock_says_and_its_calls_are_kept(kit):
     assert mock.count == 1
     (made,) = mock.calls
     assert (made.args, made.kwargs) == (("visa", 5), {})
-    assert made.step == StepInfo("p", "pay", "charge", 1)
+    assert made.step == StepInfo("p", "pay", "charge", 1, generation=1, epoch=1)
 
 
 def test_the_real_body_is_back_afterwards(kit):

@@ -10,7 +10,7 @@ from perdure.clock import Clock, micros
 from perdure.errors import InvalidOption
 from perdure.model.check import check_number
 from perdure.model.status import TERMINAL, Status
-from perdure.store.prune import prune_rest, prune_some
+from perdure.store.prune import prune_rest, prune_some, prune_streams
 from perdure.store.store import Store
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class Upkeep:
     ) -> int:
         """
         Remove runs that ended long ago, with everything that belongs to them, and workers that left by then.
+
+        Streams that were deleted or have expired go as well, whatever `older_than` says.
 
         Only whole trees go: a run with its children, once all of them have ended. A few hundred trees make a
         transaction, so that others can write in between.
@@ -62,6 +64,7 @@ class Upkeep:
             if not count:
                 break
         await prune_rest(self.store, self._clock.now(), trees)
+        await prune_streams(self.store, self._clock.now(), trees)
         return removed
 
     async def size(self) -> int:

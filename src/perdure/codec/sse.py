@@ -13,7 +13,9 @@ _IN_FIELD = re.compile(r"[\r\n]")
 _IN_ID = re.compile(r"[\r\n\0]")
 
 
-def sse_event(data: str | None, *, event: str = "", id: str | None = None, retry: float | None = None) -> bytes:
+def sse_event(
+    data: str | None, *, event: str = "", id: str | None = None, retry: float | None = None, tight: bool = False
+) -> bytes:
     """
     Write one event.
 
@@ -23,6 +25,7 @@ def sse_event(data: str | None, *, event: str = "", id: str | None = None, retry
         event: Its type; "message" for readers when empty. Ends of lines in it become spaces.
         id: Where a reader that comes back says that it was; "" makes it forget.
         retry: After how many milliseconds it comes back.
+        tight: Leave out the space behind "data:", which readers do not see; some protocols are tested without it.
 
     Raises:
         InvalidName: An id with an end of line or a NUL, which no reader could send back.
@@ -33,12 +36,13 @@ def sse_event(data: str | None, *, event: str = "", id: str | None = None, retry
             what = "event id"
             raise InvalidName(what, id, "it must not contain ends of lines or NUL")
         lines.append(f"id: {id}")
-    if event:
-        lines.append(f"event: {_IN_FIELD.sub(' ', event)}")
     if retry is not None and 0 <= retry < float("inf"):
         lines.append(f"retry: {int(retry)}")
+    if event:
+        lines.append(f"event: {_IN_FIELD.sub(' ', event)}")
     if data is not None:
-        lines += [f"data: {line}" for line in _LINES.split(data)]
+        # A line's own first space must not be taken for that one.
+        lines += [f"data:{'' if tight and line[:1] != ' ' else ' '}{line}" for line in _LINES.split(data)]
     return _bytes("\n".join([*lines, "", ""]))
 
 

@@ -77,7 +77,8 @@ class Attempt:
     @property
     def info(self) -> StepInfo:
         """What the body may know about itself."""
-        return StepInfo(self._run.id, self._run.workflow, self.request.key, self.request.attempt, self._run.generation)
+        run, request = self._run, self.request
+        return StepInfo(run.id, run.workflow, request.key, request.attempt, run.generation, run.epoch)
 
     def emit(self, topic: str, value: Any) -> None:
         """See `CurrentStep.emit`."""

@@ -26,6 +26,7 @@ class StepInfo(NamedTuple):
         key: The step's key in the run's journal.
         attempt: From 1.
         generation: The run's: 1, and one more with each rerun.
+        epoch: Greater whenever the run has passed to another owner, for whom attempts may count from 1 again.
     """
 
     run_id: str
@@ -33,6 +34,7 @@ class StepInfo(NamedTuple):
     key: str
     attempt: int
     generation: int = 1
+    epoch: int = 0
 
     @property
     def idempotency_key(self) -> str:

@@ -38,7 +38,8 @@ def transact(host: Host, run: Claimed, request: StepRequest, seq: int, done: Tra
     if observer is not None:
         context.run(observer.attempt_begins, run, request, begun)
 
-    context.run(running_step.set, Silent(StepInfo(run.id, run.workflow, request.key, request.attempt, run.generation)))
+    step = StepInfo(run.id, run.workflow, request.key, request.attempt, run.generation, run.epoch)
+    context.run(running_step.set, Silent(step))
 
     def body(transaction: Transaction) -> list[Line]:
         # A copy, as it is called again when the database was changed meanwhile.

@@ -13,7 +13,9 @@ Every error that perdure raises, and its stable code.
     │  ├─ ArtifactNotFound
     │  ├─ DuplicateRun  QueueDraining  QueueInUse
     │  ├─ CommandConflict  CommandInProgress  CommandOvertaken
-    │  └─ DeliveryFailed  InvalidSignature
+    │  ├─ DeliveryFailed  InvalidSignature
+    │  ├─ StreamNotFound  StreamGone  StreamConflict  StreamClosed  StreamFull
+    │  └─ ProducerFenced  ProducerGap
     ├─ RunError                      what a waiter or a workflow sees
     │  ├─ RunFailed  RunCancelled  RunTimedOut  ChildFailed  TooFewSucceeded
     │  └─ StepTimedOut  StepInterrupted  ReceiveTimedOut  RecordedError  BatchTimedOut
@@ -76,6 +78,15 @@ from perdure.errors.store import (
     StoreReadOnly,
     StoreUnavailable,
 )
+from perdure.errors.stream import (
+    ProducerFenced,
+    ProducerGap,
+    StreamClosed,
+    StreamConflict,
+    StreamFull,
+    StreamGone,
+    StreamNotFound,
+)
 from perdure.errors.usage import (
     BlockingCall,
     DuplicateName,
@@ -129,6 +140,8 @@ __all__ = [
     "Overloaded",
     "PayloadTooLarge",
     "PerdureError",
+    "ProducerFenced",
+    "ProducerGap",
     "QueueDraining",
     "QueueInUse",
     "ReceiveTimedOut",
@@ -157,6 +170,11 @@ __all__ = [
     "StoreFull",
     "StoreReadOnly",
     "StoreUnavailable",
+    "StreamClosed",
+    "StreamConflict",
+    "StreamFull",
+    "StreamGone",
+    "StreamNotFound",
     "Terminal",
     "TooFewSucceeded",
     "TooManyEntries",

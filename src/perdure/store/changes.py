@@ -23,6 +23,7 @@ class Changes:
         self._due: list[Callable[[bool], None]] = []
         self._mail: list[Callable[[set[int] | None], None]] = []
         self._entries: list[Callable[[], None]] = []
+        self._all: list[Callable[[set[int] | None], None]] = []
         self._waiters: dict[int, list[Waiter]] = {}
         self._enders: dict[int, list[Waiter]] = {}
 
@@ -34,13 +35,17 @@ class Changes:
         """Call it with the numbers of runs that may have got messages; None for any."""
         self._mail.append(callback)
 
+    def on_change(self, callback: Callable[[set[int] | None], None]) -> None:
+        """Call it with the numbers of runs that have changed, and those of streams as negative ones; None for any."""
+        self._all.append(callback)
+
     def on_entries(self, callback: Callable[[], None]) -> None:
         """Call it whenever runs may have begun, or have new entries in their journals."""
         self._entries.append(callback)
 
     def forget(self, callback: Callable[..., None]) -> None:
         """Stop calling it."""
-        for listeners in (self._due, self._mail, self._entries):
+        for listeners in (self._due, self._mail, self._entries, self._all):
             if callback in listeners:
                 listeners.remove(callback)
 
@@ -51,7 +56,7 @@ class Changes:
         After a commit.
 
         Args:
-            changed: Numbers of the runs whose journals or rows it changed.
+            changed: Numbers of the runs whose journals or rows it changed; those of streams are negative.
             ended: Those of them that have ended by it, and how where that is known.
             mail: Runs that have got messages.
             due: Whether a run may have become due.
@@ -63,7 +68,9 @@ class Changes:
         if mail:
             for notify_mail in tuple(self._mail):
                 notify_mail(mail)
-        if changed or due:
+        for notify in tuple(self._all) if changed else ():
+            notify(changed)
+        if self._entries and (due or any(number > 0 for number in changed)):
             for notify_entries in tuple(self._entries):
                 notify_entries()
         for number in self._waiters.keys() & changed if self._waiters else ():
@@ -89,6 +96,8 @@ class Changes:
             notify_mail(None)
         for notify_entries in tuple(self._entries):
             notify_entries()
+        for notify in tuple(self._all):
+            notify(None)
         for number in tuple(self._waiters):
             _release(self._waiters, number)
         for number in tuple(self._enders) if ended is None else ended:
@@ -109,7 +118,7 @@ class Changes:
     @property
     def watched(self) -> bool:
         """Whether anybody waits for a change of a run, rather than for its end."""
-        return bool(self._waiters or self._entries)
+        return bool(self._waiters or self._entries or self._all)
 
     @property
     def delivering(self) -> bool:

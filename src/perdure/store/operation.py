@@ -154,6 +154,15 @@ ORDER = (
     "doom",
     *DROPS,
     "drop_orphans",
+    "delete_stream",
+    "free_stream",
+    "create_stream",
+    "first_chunk",
+    "append_chunk",
+    "close_stream",
+    "touch_stream",
+    "drop_chunks",
+    "drop_streams",
 )
 """
 The order in which the statements of one batch run, whichever operations they come from.
@@ -192,7 +201,7 @@ class Operation:
 
     Attributes:
         lines: Statements with parameters; order within one statement is kept.
-        changed: Numbers of runs whose watchers must look again after the commit.
+        changed: Numbers of runs whose watchers must look again after the commit; those of streams are negative.
         end: How its one run has ended by it, if it has.
         makes_due: Whether a run may have become due, so that workers look for it.
         body: What follows in the same transaction: lines behind guards, or a function for a user's own rows, which

@@ -42,3 +42,18 @@ async def prune_rest(store: Store, now: int, blobs: int) -> None:
     over: list[Line] = [("forget_names", (now,)), ("forget_commands", (now,))]
     while await store.apply(Operation([*over, ("drop_orphans", (blobs,))])):
         pass
+
+
+async def prune_streams(store: Store, now: int, chunks: int = 500, *, rounds: int | None = None) -> None:
+    """
+    Remove what is left of streams that were deleted or have expired, in small transactions.
+
+    Args:
+        now: Microseconds since 1970.
+        chunks: Most of them per transaction.
+        rounds: Most transactions; None until nothing is left.
+    """
+    while rounds is None or rounds > 0:
+        if not await store.apply(Operation([("drop_chunks", (now, chunks)), ("drop_streams", (now,))])):
+            return
+        rounds = None if rounds is None else rounds - 1

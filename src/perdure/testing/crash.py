@@ -163,7 +163,8 @@ class Passage:
 
     def repeated(self) -> set[str]:
         """Keys of the steps whose bodies ran again for the same attempt."""
-        return {step.key for step in set(self.bodies[0]) & set(self.bodies[1])}
+        first, second = ({step._replace(epoch=0) for step in bodies} for bodies in self.bodies)
+        return {step.key for step in first & second}
 
     def needless(self) -> list[StepInfo]:
         """Bodies that ran though the outcome was durable."""

@@ -41,9 +41,10 @@ def test_any_text_comes_back_as_it_was(events):
 def test_all_fields():
     """A field is missing, or not what the standard calls it."""
     assert sse_event("a\nb", event="x\ny", id="7", retry=1500.9) == (
-        b"id: 7\nevent: x y\nretry: 1500\ndata: a\ndata: b\n\n"
+        b"id: 7\nretry: 1500\nevent: x y\ndata: a\ndata: b\n\n"
     )
     assert sse_event("") == b"data: \n\n"
+    assert sse_event("a\n b", event="x", tight=True) == b"event: x\ndata:a\ndata:  b\n\n"
     assert sse_event("\ud800") == b"data: ?\n\n"
 
 

@@ -162,6 +162,11 @@ begin
     where number = any (array(select v::bigint from jsonb_array_elements_text(_work -> '#runs') v))
     order by number for no key update;
   end if;
+  if _work ? '#streams' then
+    perform 1 from perdure_streams
+    where number = any (array(select v::bigint from jsonb_array_elements_text(_work -> '#streams') v))
+    order by number for no key update;
+  end if;
 $statements
   return array_to_json(_out);
 end $$perdure$$;

@@ -25,6 +25,7 @@ _OUTBOX = {
 }  # fmt: skip
 """Statements that change nothing of the run that they name, whose driver need not wait for them."""
 _PARENTS = {"ask_children", "cancel_children"}
+_STREAMS = {"stream", "source"}
 
 
 def work(operations: Iterable[list[Line]], *, locking: bool = True) -> str:
@@ -86,6 +87,7 @@ def _locks(name: str, parameters: tuple[str, ...]) -> list[tuple[str, int]]:
             for place, parameter in enumerate(parameters)
             if parameter in _IDS and not (name == "fork_child" and parameter == "id")
         ]
+    found += [("#streams", place) for place, parameter in enumerate(parameters) if parameter in _STREAMS]
     if name in _PARENTS:
         found.append(("#parents", parameters.index("run")))
     return found

@@ -1,0 +1,157 @@
+"""Readers that wait for the end of a stream to move: any number of them, and one look for all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+
+from perdure.clock import elapsed
+from perdure.errors import StoreError
+from perdure.store.store import Store
+
+SHARE = 4
+"""A look for everybody is followed by a pause of so many times what it took."""
+
+
+class Tails:
+    """
+    Those that wait in this process.
+
+    A commit that is known in detail wakes those it is about. When another process has committed and only that is
+    known, one query finds out for all streams that are waited for, and it is not made all the time.
+
+    Attributes:
+        count: How many wait now.
+        stopped: Nobody waits any more.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: dict[int, set[Tail]] = {}
+        self.count = 0
+        self._heads: dict[int, int] = {}
+        self._looking: asyncio.Task[None] | None = None
+        self._again = False
+        self.stopped = False
+
+    def enter(self, watched: int) -> Tail:
+        """Begin to be told when this stream changes; do so before reading it, so that no change falls between."""
+        if not self.count:
+            self._store.changes.on_change(self._changed)
+        self.count += 1
+        tail = Tail(self, watched)
+        self._waiting.setdefault(watched, set()).add(tail)
+        self._store.start_polling()
+        return tail
+
+    def leave(self, tail: Tail) -> None:
+        """It waits no more."""
+        there = self._waiting.get(tail.watched)
+        if there and tail in there:
+            self.count -= 1
+            there.remove(tail)
+            if not there:
+                del self._waiting[tail.watched]
+                self._heads.pop(tail.watched, None)
+        if not self.count:
+            self._store.changes.forget(self._changed)
+
+    def stop(self) -> None:
+        """Send everybody home: the server is going down."""
+        self.stopped = True
+        self._wake(tuple(self._waiting))
+
+    def _changed(self, numbers: set[int] | None) -> None:
+        if numbers is None:
+            self._look_soon()
+        else:
+            self._wake(self._waiting.keys() & numbers)
+
+    def _wake(self, watched: Iterable[int]) -> None:
+        for number in watched:
+            for tail in self._waiting.get(number, ()):
+                tail.wake()
+
+    # ------------------------------------------------------------------------ one look for everybody
+    def _look_soon(self) -> None:
+        self._again = True
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._look())
+            self._looking.add_done_callback(self._looked)
+
+    def _looked(self, _task: asyncio.Task[None]) -> None:
+        self._looking = None
+
+    async def _look(self) -> None:
+        while self._again and self._waiting:
+            self._again, begun = False, elapsed()
+            try:
+                moved = await self._moved()
+            except StoreError:
+                moved = list(self._waiting)  # each sees for itself
+            self._wake(moved)
+            await asyncio.sleep((elapsed() - begun) * SHARE)
+
+    async def _moved(self) -> list[int]:
+        """Those that are waited for and not where they were at the last look."""
+        runs = [number for number in self._waiting if number > 0]
+        streams = [-number for number in self._waiting if number < 0]
+        heads: dict[int, int] = {}
+        if runs:
+            heads |= dict(await self._store.rows("run_heads", json.dumps(runs)))
+        if streams:
+            rows = await self._store.rows("stream_heads", json.dumps(streams))
+            heads |= {-number: head for number, head in rows}
+        before, self._heads = self._heads, {number: heads.get(number, -1) for number in self._waiting}
+        return [number for number, head in self._heads.items() if before.get(number) != head]
+
+
+class Tail:
+    """One reader's place among those that wait."""
+
+    __slots__ = ("_dismissed", "_future", "_tails", "_woken", "watched")
+
+    def __init__(self, tails: Tails, watched: int) -> None:
+        self.watched = watched
+        self._tails = tails
+        self._future: asyncio.Future[None] | None = None
+        self._woken = self._dismissed = False
+
+    def wake(self) -> None:
+        """There may be something to see."""
+        self._woken = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def dismiss(self) -> None:
+        """Whoever it waits for has gone."""
+        self._dismissed = True
+        self.wake()
+
+    async def wait(self, seconds: float) -> bool:
+        """
+        Wait until woken, now or since the last time.
+
+        Returns:
+            False when the time was over first, the server is going down, or it was dismissed.
+        """
+        if not self._woken and not self._tails.stopped and seconds > 0:
+            loop = asyncio.get_running_loop()
+            self._future = loop.create_future()
+            timer = loop.call_later(seconds, self._over)
+            try:
+                await self._future
+            finally:
+                timer.cancel()
+                self._future = None
+        woken, self._woken = self._woken, False
+        return woken and not self._dismissed and not self._tails.stopped
+
+    def _over(self) -> None:
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def leave(self) -> None:
+        """See `Tails.leave`."""
+        self._tails.leave(self)
