@@ -57,7 +57,7 @@ test: $(STAMP) ## every test but those of the next three targets
 
 .PHONY: crash
 crash: $(STAMP) ## kill real processes, restart them, compare
-	@$(PYTEST) tests/crash -n 2
+	@$(PYTEST) tests/crash tests/stream/test_processes.py -n 2
 
 .PHONY: sim
 sim: $(STAMP) ## simulate SEEDS=300 seeds, or one: SEED=17
