@@ -60,12 +60,17 @@ if TYPE_CHECKING:
     from perdure.pipeline.builder import Pipeline
     from perdure.pipeline.context import StageContext
     from perdure.pipeline.stage import Stage
+    from perdure.stream.handle import Stream, StreamInfo, StreamItem, StreamProducer
+    from perdure.stream.options import StreamOptions
+    from perdure.stream.server import StreamServer
 else:
     _LATER = {
         "Entry": "flow.builder", "Event": "model.event", "Flow": "flow.builder", "State": "flow.state",
         "Batch": "pipeline.batch", "Pending": "pipeline.batch", "Pipeline": "pipeline.builder",
         "JsonLines": "outbox.lines", "Webhook": "outbox.webhook",
         "Stage": "pipeline.stage", "StageContext": "pipeline.context",
+        "Stream": "stream.handle", "StreamInfo": "stream.handle", "StreamItem": "stream.handle",
+        "StreamProducer": "stream.handle", "StreamOptions": "stream.options", "StreamServer": "stream.server",
         "DurableResult": "durable", "Suspended": "durable", "emit_event": "durable", "run_durable": "durable",
     }  # fmt: skip
 
@@ -129,6 +134,12 @@ __all__ = [
     "StepInfo",
     "StepInterrupted",
     "StepTimedOut",
+    "Stream",
+    "StreamInfo",
+    "StreamItem",
+    "StreamOptions",
+    "StreamProducer",
+    "StreamServer",
     "Suspended",
     "SyncContext",
     "Terminal",

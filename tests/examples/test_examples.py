@@ -45,6 +45,10 @@ PRINTS = {
         "refused: The webhook is not to be trusted: it lacks one of the headers",
         "a stranger gets 401",
     ],
+    "follow.py": [
+        "Once upon a time there was a process that died and went on.\neach entry once, in order: True\n",
+        "the last one: completed | result: 57",
+    ],
     "report.py": ["3 regions saved by sales-2025-06", "west/save    3"],
 }
 

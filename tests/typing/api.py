@@ -30,6 +30,11 @@ from perdure import (
     State,
     Status,
     Step,
+    Stream,
+    StreamItem,
+    StreamOptions,
+    StreamProducer,
+    StreamServer,
     SyncContext,
     Transaction,
     WorkerOptions,
@@ -260,6 +265,21 @@ async def main() -> None:
         assert_type(await app.command("key", place, Order("1", 5)), str)
         fork = await app.client.fork("order-1", before="charge")
         assert_type(fork, RunHandle[Any])
+
+
+async def use_streams() -> None:
+    async with app.connected():
+        stream = app.stream("answers/1", Order)
+        assert_type(stream, Stream[Order])
+        assert_type(await stream.create(ttl=60), bool)
+        assert_type(await stream.append(Order("1", 5)), str)
+        assert_type(await stream.read(), list[StreamItem[Order]])
+        assert_type(stream.producer("p", 1), StreamProducer[Order])
+        assert_type(await stream.producer().append(Order("1", 5), close=True), str)
+        async for item in stream.tail("-1"):
+            assert_type(item.value, Order)
+        assert_type(app.stream("any"), Stream[Any])
+        assert_type(app.stream_server(origins=["*"], options=StreamOptions(long_poll=5)), StreamServer)
 
 
 async def unit_test_of_a_step() -> None:

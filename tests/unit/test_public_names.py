@@ -11,7 +11,8 @@ NAMES = [
     "ManifestMismatch", "MapResult", "Pending", "PerdureError", "Pipeline", "Queue", "Rate", "ReceiveTimedOut",
     "RecordedError", "Retry", "RetryAfter", "RunCancelled", "RunEvent", "RunFailed", "RunFilter", "RunFinished",
     "RunHandle", "RunInfo", "RunNotFound", "RunPaused", "RunTimedOut", "Stage", "StageContext", "StartConflict",
-    "State", "Status", "Step", "StepInfo", "StepInterrupted", "StepTimedOut", "Suspended", "SyncContext", "Terminal",
+    "State", "Status", "Step", "StepInfo", "StepInterrupted", "StepTimedOut",
+    "Stream", "StreamInfo", "StreamItem", "StreamOptions", "StreamProducer", "StreamServer", "Suspended", "SyncContext", "Terminal",
     "TooFewSucceeded", "Transaction", "Webhook", "WorkerOptions", "Workflow", "current_step", "emit_event", "joined_id",
     "run_durable",
 ]  # fmt: skip
