@@ -153,3 +153,29 @@ def test_calls_at_once_share_commits_and_ask_little(place):
             assert len(asked) <= 3 * 200 + 10, {name: asked.count(name) for name in asked}
 
     place.play(main)
+
+
+def test_a_caller_that_leaves_while_it_claims_leaves_nothing_behind(place):
+    """A run that was claimed for a caller who is gone would be owned, and driven by nobody, for ever."""
+
+    async def work(ctx):
+        await ctx.receive("go")
+        return await ctx.step("a", place.body("a"))
+
+    async def main():
+        async with place.process() as app:
+            for turns in range(30):
+                await run_durable(f"r{turns}", work, store=app, suspend=True)
+                await app.signal(f"r{turns}", "go")
+                call = asyncio.create_task(run_durable(f"r{turns}", work, store=app))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                call.cancel()
+                await asyncio.gather(call, return_exceptions=True)
+            await asyncio.sleep(10)
+            for turns in range(30):
+                row = await app.client.row(f"r{turns}")
+                assert row.finished or row.owner is None
+                assert (await run_durable(f"r{turns}", work, store=app, wait=5)).result == "a"
+
+    place.play(main)

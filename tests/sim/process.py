@@ -99,7 +99,7 @@ class Process(Lane):
         def stalling_submit(operation: Operation, done: Done) -> None:
             if (
                 isinstance(operation, Record)
-                and operation.ends
+                and operation.end is not None
                 and self.world.chaos.stalls_at_end(self, operation.number)
             ):
                 self.world.loop.call_soon(submit_late, operation, done, context=self.context)

@@ -16,8 +16,18 @@ from tests.sim.loop import SimLoop
 from tests.sim.mirror import Mirror
 from tests.sim.process import MILLISECOND, Process
 
-from perdure import Limits, Queue, Rate, WorkerOptions
-from perdure.errors import IllegalMove, PerdureError, RunError, RunFinished, RunNotFound, StoreError
+from perdure import Context, DurableResult, Limits, Queue, Rate, WorkerOptions, run_durable
+from perdure.errors import (
+    IllegalMove,
+    LeaseHeld,
+    LeaseLost,
+    PerdureError,
+    RunError,
+    RunFinished,
+    RunNotFound,
+    RunPaused,
+    StoreError,
+)
 from perdure.store.doctor import examine
 from perdure.store.sqlite import SqliteStore
 from perdure.testing.time import START, VirtualClock
@@ -38,6 +48,7 @@ class Plan:
     delay: float
     timeout: float | None
     terms: dict[str, Any] = field(default_factory=dict)
+    lone: bool = False
     started: bool = False
     cancelled: bool = False
     seen: list[tuple[str, Any]] = field(default_factory=list)
@@ -106,6 +117,10 @@ class World:
         for plan in self.plans:
             if limits.random() < 0.5:
                 plan.terms = {"queue": "lane", "key": limits.choice("ab"), "priority": limits.randrange(2)}
+        lone = Random(f"{seed}:lone")
+        for plan in self.plans:
+            if plan.workflow == "play" and lone.random() < 0.15:
+                plan.lone, plan.terms, plan.delay, plan.job = True, {}, 0, {**plan.job, "rounds": 1}
         self.chaos = Chaos(self, Random(f"{seed}:chaos"))
         self.loop.before_step = self.chaos.before_step
         self.supervising = True
@@ -232,8 +247,9 @@ class World:
         """All that callers do with one run."""
         rng = self.rng
         listens = sorted(programs.listens(plan.job["part"]))
-        errands = [self._start(plan, plan.at)]
-        errands += [self._start(plan, plan.at + rng.uniform(0, 5)) for _ in range(rng.choice((0, 0, 1)))]
+        begin = self._call if plan.lone else self._start
+        errands = [begin(plan, plan.at)]
+        errands += [begin(plan, plan.at + rng.uniform(0, 5)) for _ in range(rng.choice((0, 0, 1)))]
         for name in listens:
             errands += [
                 self._signal(plan.id, name, plan.at + rng.uniform(-1, 12)) for _ in range(rng.choice((0, 1, 3)))
@@ -255,6 +271,39 @@ class World:
         plan.started = True
         if self.mirror.run(plan.id) is None:
             self.wrong(f"{plan.id} was started, its caller was told so, and it is not there")
+
+    async def _call(self, plan: Plan, at: float) -> None:
+        """Call run_durable, in one process after the other and sometimes in two at once, until the run has ended."""
+        await asyncio.sleep(at)
+        chance = Random(f"{plan.id}:{at}:calls")
+        while True:
+            ready = [process for process in self.workers if process.ready]
+            if ready:
+                process = chance.choice(ready)
+                play = process.flows["play"]
+                options = {"wait": chance.choice((0, 1, None)), "suspend": chance.random() < 0.5}
+
+                async def fn(ctx: Context, play: Any = play) -> Any:
+                    return await play(ctx, plan.job)
+
+                try:
+                    ended = await self.ask(
+                        process,
+                        lambda process=process, fn=fn, options=options: run_durable(
+                            plan.id, fn, store=process.app, manifest=plan.job, timeout=plan.timeout, **options
+                        ),
+                    )
+                except (TimeoutError, StoreError, LeaseHeld, LeaseLost, RunPaused):
+                    pass
+                except RunError as error:
+                    plan.seen.append((type(error).__name__, str(error)))
+                    return
+                else:
+                    plan.started = True
+                    if isinstance(ended, DurableResult):
+                        plan.seen.append(("completed", ended.result))
+                        return
+            await asyncio.sleep(chance.choice((0.05, 0.5, 2.0)))
 
     async def _signal(self, run_id: str, name: str, at: float) -> None:
         await asyncio.sleep(max(0, at))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from perdure.engine.definition import LONE, LoneWorkflow
@@ -43,12 +43,15 @@ class LoneRuns:
     Those of one worker, by id; mostly there are none.
 
     Args:
-        claim: Claims those of these ids, a JSON array, that are due; returns whether one was.
+        claim: Claims those of these ids, a JSON array, that are due, and drives them; tells whether one was.
         driven, parked: The worker's drivers, by the numbers of their runs.
     """
 
     def __init__(
-        self, claim: Callable[[str], Awaitable[bool]], driven: dict[int, Driver], parked: dict[int, Driver]
+        self,
+        claim: Callable[[str, Callable[[Exception | bool], None]], None],
+        driven: dict[int, Driver],
+        parked: dict[int, Driver],
     ) -> None:
         self._runs: dict[str, LoneRun] = {}
         self._claim = claim
@@ -63,9 +66,21 @@ class LoneRuns:
         return self._runs.setdefault(lone.id, lone)
 
     async def claim(self, lone: LoneRun) -> bool:
-        """Claim this run now, if it is due, and whenever it is from now on; returns whether it was."""
+        """
+        Claim this run now, if it is due, and whenever it is from now on; returns whether it was.
+
+        What was claimed is driven, or given back, also when nobody waits for the answer any more.
+
+        Raises:
+            StoreError: The database failed.
+        """
         lone.claims = True
-        return await self._claim(json.dumps([lone.id]))
+        claimed: asyncio.Future[Exception | bool] = asyncio.get_running_loop().create_future()
+        self._claim(json.dumps([lone.id]), lambda answer: None if claimed.done() else claimed.set_result(answer))
+        answer = await claimed
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def withdraw(self, lone: LoneRun) -> None:
         """The caller takes its function back; if the run is driven here, its bodies are cancelled."""

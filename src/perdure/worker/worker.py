@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from perdure import ids
@@ -93,7 +93,10 @@ class Worker:
         self._mail = Mail(store, self._drivers, self._loading, self._tasks)
         self._lanes = Lanes()
         self.lone = LoneRuns(self._claim_lone, self._drivers, self._parked)
-        self._pace = Pace(clock, due=self._any_due, look=self._look, plan=self._plan, spawn=self._tasks.spawn)
+        self._pace = Pace(
+            clock, due=lambda now: any_due(store, now, self._workflows, self.lone.ids()), look=self._look,
+            plan=self._plan, spawn=self._tasks.spawn,
+        )  # fmt: skip
         self._due_timer: asyncio.TimerHandle | None = None
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._heartbeat: Heartbeat | None = None
@@ -310,16 +313,19 @@ class Worker:
             self._tasks.spawn(self._load, runs)
         return runs
 
-    async def _claim_lone(self, ids: str) -> bool:
-        """Claim these lone runs now, as far as they are due; returns whether one was."""
+    def _claim_lone(self, ids: str, told: Callable[[Exception | bool], None]) -> None:
+        """Claim these lone runs now, as far as they are due, and drive them; tell whether one was."""
         now = self.clock.now()
-        if self._state != "working" or not self.number:
-            return False
-        rows = await self.store.apply(Operation([("claim_lone", (self.number, now, ids))]))
-        return bool(self._take(rows, now))
 
-    async def _any_due(self, now: int) -> bool:
-        return await any_due(self.store, now, self._workflows, self.lone.ids())
+        def done(rows: list[Row], error: Exception | None) -> None:
+            if error is None and self._state != "stopped":
+                self._take(rows, now)
+            told(error or bool(rows))
+
+        if self._state == "working" and self.number:
+            self.store.submit(Operation([("claim_lone", (self.number, now, ids))]), done)
+        else:
+            told(False)  # noqa: FBT003 - the answer
 
     async def _plan(self, now: int, asked: tuple[str, ...] = ()) -> None:
         """Look again when the next run becomes due, and at once at queues that no claim has asked about just now."""
