@@ -58,9 +58,6 @@ class LoneRuns:
         self._driven = driven
         self._parked = parked
 
-    def __bool__(self) -> bool:
-        return bool(self._runs)
-
     def lend(self, lone: LoneRun) -> LoneRun:
         """Drive this run with this function; returns the one that is here already, if any, and changes nothing then."""
         return self._runs.setdefault(lone.id, lone)

@@ -315,15 +315,14 @@ class Worker:
 
     def _claim_lone(self, ids: str, told: Callable[[Exception | bool], None]) -> None:
         """Claim these lone runs now, as far as they are due, and drive them; tell whether one was."""
-        now = self.clock.now()
 
         def done(rows: list[Row], error: Exception | None) -> None:
             if error is None and self._state != "stopped":
-                self._take(rows, now)
+                self._take(rows, self.clock.now())
             told(error or bool(rows))
 
         if self._state == "working" and self.number:
-            self.store.submit(Operation([("claim_lone", (self.number, now, ids))]), done)
+            self.store.submit(Operation([("claim_lone", (self.number, self.clock.now(), ids))]), done)
         else:
             told(False)  # noqa: FBT003 - the answer
 
@@ -445,8 +444,7 @@ class Worker:
                 driver.evict()
         if look:
             self._look()
-        if self.lone:
-            self.lone.left(driver)
+        self.lone.left(driver)
         self._tell_stop()
 
     def _tell_stop(self) -> None:
