@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from perdure.stream.handle import Stream
     from perdure.stream.hub import Hub
     from perdure.stream.server import StreamServer
+    from perdure.turn.producer import Turn, TurnResult
+    from perdure.turn.workflow import TurnDecorator
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -269,6 +271,26 @@ class App(Face):
         for made in (workflow, *others):
             self.registry.add(made)
         return workflow
+
+    @overload
+    def turn(self, fn: Callable[Concatenate[Turn, P], AsyncIterator[Any]], /) -> Workflow[P, TurnResult]: ...
+    @overload
+    def turn(self, /, **options: Any) -> TurnDecorator: ...
+    def turn(self, fn: Any = None, /, **options: Any) -> Any:
+        """
+        Register a turn: an async generator function whose events are logged as they flow, see `perdure.turn`.
+
+        Args:
+            options: See `turn_workflow`.
+        """
+        from perdure.turn.workflow import turn_workflow  # noqa: PLC0415 - as for flows
+
+        def register(fn: Any) -> Workflow[..., TurnResult]:
+            workflow = turn_workflow(fn, options)
+            self.registry.add(workflow)
+            return workflow
+
+        return register(fn) if fn is not None else register
 
     def queue(self, name: str, **limits: Any) -> Queue:
         """

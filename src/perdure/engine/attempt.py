@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from perdure.clock import SECOND, micros
 from perdure.engine.artifact import Artifacts
-from perdure.engine.current import StepInfo, running_step, wait_in_thread
+from perdure.engine.current import Emission, StepInfo, running_step, wait_in_thread
+from perdure.engine.emitted import read_emitted
 from perdure.engine.request import StepRequest
 from perdure.errors import EngineSignal, RecordedError, StepOver, StepTimedOut
 from perdure.model.run import Claimed
@@ -91,6 +92,10 @@ class Attempt:
         if self.over:
             raise StepOver(self.request.key)
         await self._keeper.live.flush()
+
+    async def emitted(self, key: str) -> list[Emission]:
+        """See `CurrentStep.emitted`."""
+        return await read_emitted(self._host.store, self._host.payloads, self._run.number, key)
 
     @property
     def artifacts(self) -> Artifacts:

@@ -68,6 +68,11 @@ class Context:
         """The running attempt of the step whose body asks, from 1."""
         return current_step().attempt
 
+    @property
+    def cancel_reason(self) -> str | None:
+        """Why the run was asked to end, for code that catches the cancellation; None when nobody has asked."""
+        return self._machine.cancel_reason
+
     def recorded(self) -> frozenset[str]:
         """The keys in the part of the journal that this replay has still before it, without the current branch."""
         self._machine.check()

@@ -66,6 +66,24 @@ class Running(Protocol):
     def artifacts(self) -> Artifacts:
         """See `CurrentStep.artifacts`."""
 
+    async def emitted(self, key: str) -> list[Emission]:
+        """What the bodies of the step under this key have emitted; see `CurrentStep.emitted`."""
+
+
+class Emission(NamedTuple):
+    """
+    What a step's body has emitted.
+
+    Attributes:
+        seq: Its place in the run's journal.
+        attempt: The attempt that emitted it.
+    """
+
+    seq: int
+    attempt: int
+    topic: str
+    value: Any
+
 
 class CurrentStep(StepInfo):
     """The step that is being run, as its body sees it."""
@@ -112,6 +130,15 @@ class CurrentStep(StepInfo):
         """
         await self.body.flush()
 
+    async def emitted(self) -> list[Emission]:
+        """
+        What this step has emitted and is durable: by earlier attempts, by a worker that has died, by this body.
+
+        A body that can go on where another one stopped learns from it where that is. A rerun begins with nothing, but
+        that of a run that has failed goes on with what there is.
+        """
+        return await self.body.emitted(self.key)
+
     @property
     def artifacts(self) -> Artifacts:
         """
@@ -155,6 +182,10 @@ class Silent(NamedTuple):
 
     async def flush(self) -> None:
         """There is nothing to wait for."""
+
+    async def emitted(self, key: str) -> list[Emission]:  # noqa: ARG002 - as all bodies
+        """Nothing."""
+        return []
 
     def wait(self, awaitable: Awaitable[T]) -> T:
         """

@@ -35,6 +35,7 @@ class Host(Protocol):
 
     loop: asyncio.AbstractEventLoop
     clock: Clock
+    store: Store
     payloads: Payloads
     registry: Registry
     limits: Limits

@@ -361,6 +361,13 @@ order by seq;
 select seq, kind, key, at, data, started_at, attempt, fingerprint
 from perdure_journal where run = :run and seq > :after order by seq limit :most;
 
+-- name: emitted(run, key, after, most)
+-- What the bodies of a step have emitted, and where the run was run again.
+select seq, kind, key, at, data, started_at, attempt, fingerprint
+from perdure_journal
+where run = :run and seq > :after and ((kind = 'step_emitted' and key = :key) or kind = 'rerun')
+order by seq limit :most;
+
 -- name: blob(hash)
 select data from perdure_blobs where hash = :hash;
 
