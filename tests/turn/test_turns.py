@@ -48,14 +48,6 @@ def test_events_add_up_as_told(stage):  # T3 C7
         yield {"type": "message.part.updated", "data": {"part": {"type": "tool"}}}
         yield {"type": "message.part.updated", "data": {"delta": " not"}}
 
-    async def result(turn: Turn):
-        yield "x"
-        yield {"type": "result", "data": {"finalText": "the whole"}}
-
-    async def numbers(turn: Turn):
-        for n in (1, 2, 3):
-            yield {"n": n}
-
     assert stage.say(parts)[-1][0].value.text == "to be or not"
 
 
@@ -121,7 +113,7 @@ def test_a_superseded_beginning_is_void(stage):  # T5
                 stage.die()
                 await asyncio.sleep(100)
 
-    got, journal = stage.survive_turn(dying)
+    got, _ = stage.survive_turn(dying)
     assert [(event.kind, event.value) for event in got[:-1]] == [
         ("event", "1.0"), ("event", "1.1"), ("event", "1.2"), ("void", 1),
         *[("event", f"2.{n}") for n in range(5)],
@@ -184,6 +176,7 @@ def test_poison_is_said_to_the_reader(stage):
         async for event in follow(run):
             if event.kind == "paused":
                 return event.value["code"]
+        return None
 
     assert stage.play(main) == "poison"
 
@@ -340,7 +333,9 @@ def test_turns_of_a_session_go_one_after_the_other(stage):
             ends = {}
             for run in (*runs, other):
                 await run.result()
-                ends[run.id] = round(((await run.info()).finished_at - (await runs[0].info()).created_at).total_seconds())
+                ends[run.id] = round(
+                    ((await run.info()).finished_at - (await runs[0].info()).created_at).total_seconds()
+                )
             return ends
 
     assert stage.play(main) == {"s:0": 4, "s:1": 8, "s:2": 12, "o:1": 4}
@@ -421,7 +416,7 @@ def test_a_crash_between_the_answer_and_its_storage(stage):  # C13
             stage.die()
             await asyncio.sleep(100)
 
-    got, journal = stage.survive_turn(speak, "cats", persist=persist)
+    got, _ = stage.survive_turn(speak, "cats", persist=persist)
     assert calls == [("a poem about cats", "t/persist")] * 2
     assert [event.kind for event in got] == ["event"] * 4 + ["completed"]
 

@@ -18,7 +18,8 @@ Every error that perdure raises, and its stable code.
     │  └─ ProducerFenced  ProducerGap
     ├─ RunError                      what a waiter or a workflow sees
     │  ├─ RunFailed  RunCancelled  RunTimedOut  ChildFailed  TooFewSucceeded
-    │  └─ StepTimedOut  StepInterrupted  ReceiveTimedOut  RecordedError  BatchTimedOut
+    │  ├─ StepTimedOut  StepInterrupted  ReceiveTimedOut  RecordedError  BatchTimedOut
+    │  └─ SourceFailed  SourceGone
     └─ StoreError                    the database (retryable says whether trying again can help)
        └─ StoreUnavailable  StoreBusy  StoreFull  StoreReadOnly  StoreCorrupt  StoreClosed
           SchemaTooNew  SchemaMissing  OperationRefused
@@ -87,6 +88,7 @@ from perdure.errors.stream import (
     StreamGone,
     StreamNotFound,
 )
+from perdure.errors.turn import SourceFailed, SourceGone
 from perdure.errors.usage import (
     BlockingCall,
     DuplicateName,
@@ -156,6 +158,8 @@ __all__ = [
     "RunTimedOut",
     "SchemaMissing",
     "SchemaTooNew",
+    "SourceFailed",
+    "SourceGone",
     "Stalled",
     "StartConflict",
     "StateError",

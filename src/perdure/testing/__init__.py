@@ -1,5 +1,6 @@
 """What tests of workflows need: virtual time, crashes on purpose, mocks, replay. Never imported by the rest."""
 
+from perdure.testing.adapter import AdapterMismatch, check_adapter
 from perdure.testing.crash import CrashMismatch, CrashReport
 from perdure.testing.kit import Kit
 from perdure.testing.mock import StepMock
@@ -8,6 +9,7 @@ from perdure.testing.time import Deadlock, VirtualClock, run_virtual
 from perdure.testing.wait import NotEnded
 
 __all__ = [
+    "AdapterMismatch",
     "CrashMismatch",
     "CrashReport",
     "Deadlock",
@@ -16,6 +18,7 @@ __all__ = [
     "Replay",
     "StepMock",
     "VirtualClock",
+    "check_adapter",
     "replay",
     "run_virtual",
 ]

@@ -38,9 +38,11 @@ class Turn:
         run_id: The run's id.
         key: The same for every attempt of this turn and different for any other: pass it to services.
         attempt: From 1.
+        continues: Whether this execution goes on behind what is logged; see `TurnOptions`.
     """
 
-    def __init__(self, step: CurrentStep, log: Log) -> None:
+    def __init__(self, step: CurrentStep, log: Log, *, continues: bool) -> None:
+        self.continues = continues
         self.run_id = step.run_id
         self.key = step.idempotency_key
         self.attempt = step.attempt
@@ -127,7 +129,7 @@ async def produce(
     step = current_step()
     log = Log(accumulate)
     log.read(await step.emitted())
-    turn = Turn(step, log)
+    turn = Turn(step, log, continues=continues)
     if not continues:
         await turn.start_over()
     events = producer(turn, *args, **kwargs)
