@@ -367,7 +367,9 @@ async def served(handler):
         try:
             status, more, chunks = handler(head[0].split()[0], headers)
             lines = "".join(f"{name}: {value}\r\n" for name, value in more.items())
-            writer.write(f"HTTP/1.1 {status} X\r\n{lines}Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+            writer.write(
+                f"HTTP/1.1 {status} X\r\n{lines}Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+            )
             for chunk in chunks:
                 data = chunk.encode()
                 writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import cached_property
 from typing import Any
 
 from perdure import ids
@@ -11,6 +12,7 @@ from perdure.client.command import Commands
 from perdure.client.export import export_run
 from perdure.client.guest import Guest
 from perdure.client.handle import RunHandle
+from perdure.client.pages import Pages
 from perdure.client.queue import Queues
 from perdure.client.restart import guarded
 from perdure.client.sink import Sinks
@@ -41,6 +43,11 @@ class Client(Starter[RunHandle[Any]], Steering, Queues, Upkeep, Commands, Sinks)
     """
 
     store: Store
+
+    @cached_property
+    def pages(self) -> Pages:
+        """Reads journals, for all handles."""
+        return Pages(self.store)
 
     def _started(self, run_id: str, returns: TypeCodec, number: int | None = None) -> RunHandle[Any]:
         return RunHandle(self, run_id, returns, number)

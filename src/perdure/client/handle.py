@@ -9,7 +9,6 @@ from perdure.client.view import ArtifactInfo, RunEvent, RunInfo, run_event
 from perdure.codec.failure import decode_error
 from perdure.codec.value import TypeCodec
 from perdure.errors import RunCancelled, RunFailed
-from perdure.model.entry import Entry
 from perdure.model.run import End
 from perdure.model.status import Status
 from perdure.store.load import load_run, resolve
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from perdure.client.client import Client
 
 R = TypeVar("R")
-PAGE = 500
 
 
 class RunHandle(Generic[R]):
@@ -80,26 +78,20 @@ class RunHandle(Generic[R]):
             after: Begin behind the entry with this seq.
             follow: Go on with new entries until the run has ended; otherwise stop at the last one there is.
         """
-        store, payloads = self._client.store, self._client.payloads
-        number = (await load_run(self._client.store, self.id)).number
+        store, pages, payloads = self._client.store, self._client.pages, self._client.payloads
+        number = (await load_run(store, self.id)).number
         while True:
             waiter = store.changes.watch(number)
             try:
-                finished = (await load_run(self._client.store, self.id)).finished
-                rows = await store.rows("entries", number, after, PAGE)
-                for row in rows:
-                    entry = Entry(*row)
-                    after = entry.seq
-                    if entry.data:
-                        entry = entry._replace(data=await resolve(store, entry.data))
-                        if entry.data and entry.data.startswith("@"):
-                            continue  # continue_as_new has forgotten it since it was listed
+                page = await pages.after(self.id, number, after)
+                for entry in page.entries:
                     yield run_event(entry, payloads)
-                if len(rows) == PAGE:
+                after = page.last
+                if page.full:
                     continue
-                if finished or not follow:
+                if page.finished or not follow:
                     return
-                self._client.store.start_polling()
+                store.start_polling()
                 await waiter
             finally:
                 waiter.cancel()
