@@ -310,8 +310,7 @@ def test_a_thousand_readers_of_one_turn(stage):
             return await rows(name, *parameters)
 
         app.client.store.rows = counted
-        bodies = await asyncio.gather(*(lines_of(ask(app, turn)) for _ in range(1000)))
-        return bodies
+        return await asyncio.gather(*(lines_of(ask(app, turn)) for _ in range(1000)))
 
     bodies = chatting(stage, use)
     assert bodies == [[STARTED, *POEM, DONE]] * 1000

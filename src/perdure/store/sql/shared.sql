@@ -348,22 +348,6 @@ select * from perdure_runs where id = :id;
 -- name: run_by_number(number)
 select * from perdure_runs where number = :number;
 
--- name: history(run)
--- What is replayed, without the much that steps may emit, and the last entry: the journal goes on behind it.
-select seq, kind, key, at, data, started_at, attempt, fingerprint
-from perdure_journal where run = :run
-  and (kind <> 'step_emitted' or seq = (select max(m.seq) from perdure_journal m where m.run = :run)) order by seq;
-
--- name: entries(run, after, most)
-select seq, kind, key, at, data, started_at, attempt, fingerprint
-from perdure_journal where run = :run and seq > :after order by seq limit :most;
-
--- name: emitted(run, key, after, most)
--- What the bodies of a step have emitted, and where the run was run again.
-select seq, kind, key, at, data, started_at, attempt, fingerprint
-from perdure_journal where run = :run and seq > :after and (kind = 'step_emitted' and key = :key or kind = 'rerun')
-order by seq limit :most;
-
 -- name: blob(hash)
 select data from perdure_blobs where hash = :hash;
 
