@@ -67,6 +67,18 @@ sim: $(STAMP) ## simulate SEEDS=300 seeds, or one: SEED=17
 examples: $(STAMP) ## run the examples and compare what they print
 	@$(PYTEST) tests/examples
 
+.PHONY: browser
+browser: $(STAMP) ## the chat page in a real browser, whose server is killed
+	@$(PY) -c 'import playwright' 2>/dev/null || $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt \
+		-e '.[browser]' 2>&1 | sed '/^WARNING: Location .* is ignored/d'
+	@command -v chromium chromium-browser google-chrome >/dev/null || { echo "There is no Chromium on the PATH." \
+		"Install one, such as with apt-get install chromium, and try again." >&2; exit 1; }
+	@PERDURE_BROWSER=1 $(PYTEST) tests/examples/test_chat.py
+
+.PHONY: chat
+chat: $(STAMP) ## a chat page, and a button that kills its server
+	@$(PY) examples/chat/server.py
+
 .PHONY: demo
 demo: $(STAMP) ## see a run survive a kill
 	@$(PY) examples/census/demo.py

@@ -247,7 +247,7 @@ def test_a_client_that_leaves(stage, stop):  # C19
     assert chatting(stage, use) == ("a poem " if stop else "a poem about cats")
 
 
-def test_as_an_asgi_application(stage):
+def test_as_an_asgi_application(stage):  # H1 H2 H3 H6
     """A framework could not send it, or would not notice that its client has left."""
 
     async def use(app, turn):
