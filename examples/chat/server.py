@@ -3,8 +3,8 @@ A chat page whose server may be killed in the middle of an answer.
 
     python examples/chat/server.py            # keeps a server alive, then open http://127.0.0.1:8070
 
-The page follows an answer with EventSource, which comes back by itself with the place of the last event that it got. Its
-red button kills the server's process; this program starts another one, whose worker goes on with the turn.
+The page follows an answer by server-sent events, and comes back with the place of the last one that it got. Its red
+button kills the server's process; this program starts another one, whose worker goes on with the turn.
 """
 
 from __future__ import annotations

@@ -52,6 +52,17 @@ def turning(folder: str) -> App:
     return app
 
 
+def kept(events: list[TurnEvent]) -> list[str]:
+    """What a reader has in the end, who forgets what is void."""
+    words: list[tuple[int, str]] = []
+    for event in events[:-1]:
+        if event.kind == "void":
+            words = [word for word in words if word[0] < event.value]
+        else:
+            words.append((event.seq, event.value))
+    return [word for _, word in words]
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("turn", "deaths"), [("on", range(EVENTS)), ("anew", range(0, EVENTS, 7))])
 def test_the_reader_of_a_turn_that_is_killed_at_every_event_gets_it_once(tmp_path, turn, deaths):
@@ -91,13 +102,7 @@ def test_the_reader_of_a_turn_that_is_killed_at_every_event_gets_it_once(tmp_pat
     told = asyncio.run(main())
     assert restarts == len(deaths)
     for events in told:
-        words: list[tuple[int, str]] = []
-        for event in events[:-1]:
-            if event.kind == "void":
-                words = [word for word in words if word[0] < event.value]
-            else:
-                words.append((event.seq, event.value))
-        assert [word for _, word in words] == WORDS
+        assert kept(events) == WORDS
         assert events[-1].kind == "completed"
         assert len({event.seq for event in events}) == len(events)
         if turn == "on":

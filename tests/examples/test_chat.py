@@ -44,7 +44,7 @@ def chat(tmp_path):
                 break
             except httpx.TransportError:
                 time.sleep(0.1)
-        yield url, lambda: (tmp_path / "output").read_text()
+        yield url, (tmp_path / "output").read_text
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
@@ -60,7 +60,10 @@ def test_killed_in_the_middle_of_an_answer(chat):
         headers = {"Last-Event-ID": last} if last else {}
         params = {"session": "s", "turn": 0, "question": "hello"}
         try:
-            with httpx.Client(timeout=30) as client, connect_sse(client, "GET", f"{url}/turn", params=params, headers=headers) as source:
+            with (
+                httpx.Client(timeout=30) as client,
+                connect_sse(client, "GET", f"{url}/turn", params=params, headers=headers) as source,
+            ):
                 for event in source.iter_sse():
                     last = event.id
                     if event.event == "message.part.updated":

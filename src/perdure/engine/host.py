@@ -43,7 +43,6 @@ class Host(Protocol):
     hold: int
     observer: Observer | None
     cadence: Cadence
-    store: Store
 
     def submit(self, operation: Operation, done: Done) -> None:
         """Queue an operation of the store."""

@@ -17,7 +17,7 @@ from perdure.codec.call import CallCodec
 from perdure.codec.failure import decode_error, encode_error
 from perdure.codec.value import TypeCodec, codec_for
 from perdure.engine.artifact import Artifacts
-from perdure.engine.current import StepInfo, running_step, wait_in_thread
+from perdure.engine.current import Emission, StepInfo, running_step, wait_in_thread
 from perdure.engine.definition import Step, StepOptions
 from perdure.engine.machine import MISSING
 from perdure.errors import InvalidOption, NotInWorkflow, ReceiveTimedOut, StepTimedOut
@@ -262,6 +262,10 @@ class Body:
 
     async def flush(self) -> None:
         """Nothing waits to be stored."""
+
+    async def emitted(self, key: str) -> list[Emission]:  # noqa: ARG002 - as `CurrentStep.emitted` calls it
+        """Nothing was emitted."""
+        return []
 
     def wait(self, awaitable: Awaitable[R]) -> R:
         """See `CurrentStep.wait`."""
