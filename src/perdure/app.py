@@ -277,20 +277,10 @@ class App(Face):
     @overload
     def turn(self, /, **options: Any) -> TurnDecorator: ...
     def turn(self, fn: Any = None, /, **options: Any) -> Any:
-        """
-        Register a turn: an async generator function whose events are logged as they flow, see `perdure.turn`.
+        """Register a turn: an async generator function whose events are logged as they flow; see `turn_workflow`."""
+        from perdure.turn.workflow import register  # noqa: PLC0415 - as for flows
 
-        Args:
-            options: See `turn_workflow`.
-        """
-        from perdure.turn.workflow import turn_workflow  # noqa: PLC0415 - as for flows
-
-        def register(fn: Any) -> Workflow[..., TurnResult]:
-            workflow = turn_workflow(fn, options)
-            self.registry.add(workflow)
-            return workflow
-
-        return register(fn) if fn is not None else register
+        return register(self.registry, fn, options)
 
     def queue(self, name: str, **limits: Any) -> Queue:
         """

@@ -64,12 +64,8 @@ def statements(dialect: str) -> dict[str, Statement]:
     """All statements of one dialect: the shared ones and its own."""
     found: dict[str, Statement] = {}
     parts = ("queues", "delivery", "lone", "streams")
-    shared = ["shared.sql", "artifacts.sql", "doctor.sql", *(f"{part}.sql" for part in parts)]
+    shared = ["shared.sql", "journal.sql", "artifacts.sql", "doctor.sql", *(f"{part}.sql" for part in parts)]
     for file in (*shared, f"{dialect}.sql", *(f"{dialect}_{part}.sql" for part in parts)):
-    for file in (
-        "shared.sql", "journal.sql", "artifacts.sql", "queues.sql", "delivery.sql", "lone.sql", "doctor.sql",
-        f"{dialect}.sql", f"{dialect}_queues.sql", f"{dialect}_delivery.sql", f"{dialect}_lone.sql",
-    ):  # fmt: skip
         more = parse(read_sql(file), file)
         if twice := found.keys() & more.keys():
             message = f"{file}: {sorted(twice)} stand in another file as well"

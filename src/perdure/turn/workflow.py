@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol
 
 from perdure.engine.context import Context
 from perdure.engine.current import current_step
-from perdure.engine.definition import Step, StepOptions, Workflow, WorkflowOptions
+from perdure.engine.definition import Registry, Step, StepOptions, Workflow, WorkflowOptions
 from perdure.errors import InvalidOption
 from perdure.model.retry import Retry
 from perdure.turn.log import TURN, Accumulate, Log, said
@@ -101,6 +101,17 @@ def turn_workflow(producer: Producer, options: dict[str, Any]) -> Workflow[..., 
     run.__wrapped__ = producer  # type: ignore[attr-defined]  # whose module has the names of the annotations
     run.__name__, run.__qualname__, run.__doc__ = producer.__name__, producer.__qualname__, producer.__doc__
     return Workflow(run, WorkflowOptions(**{name: options[name] for name in options.keys() & _WORKFLOW}))
+
+
+def register(registry: Registry, producer: Producer | None, options: dict[str, Any]) -> Any:
+    """Register a producer as a turn, or give what does so with the one that it is applied to."""
+
+    def registered(producer: Producer) -> Workflow[..., TurnResult]:
+        workflow = turn_workflow(producer, options)
+        registry.add(workflow)
+        return workflow
+
+    return registered if producer is None else registered(producer)
 
 
 class _Play:

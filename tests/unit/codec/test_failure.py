@@ -474,8 +474,7 @@ SAMPLES = {
     "seconds": 1.5, "scope": "total", "attempt": 2, "type_name": "m:C", "message": "text", "fields": {"a": 1},
     "delay": 3, "doing": "a", "wait_s": 1.5, "host": "h", "stage": "s", "pipeline": "p", "problems": ["s: odd"], "there": ["a"],
     "given": "b", "holder": "w", "until": "2026-01-01", "offset": "7", "producer": "p", "epoch": 2,
-    "expected": 4, "received": 6,
-    "given": "b", "holder": "w", "until": "2026-01-01", "source": "s",
+    "expected": 4, "received": 6, "source": "s",
 }  # fmt: skip
 
 
