@@ -402,7 +402,7 @@ class App(Face):
         client, self._client = self._client, None
         hub, self._hub = self._hub, None
         if hub is not None:
-            hub.tails.stop()
+            hub.close()
         try:
             if worker is not None:
                 await worker.stop()

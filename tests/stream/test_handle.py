@@ -15,6 +15,7 @@ from perdure.errors import (
     NotSerializable,
     ProducerFenced,
     ProducerGap,
+    StoreClosed,
     StreamClosed,
     StreamConflict,
     StreamGone,
@@ -237,3 +238,37 @@ def test_bad_input_says_what_is_wrong(place):
         assert await stream.read() == []
 
     place.play(main)
+
+
+def test_stopping_a_server_leaves_python_alone(file_place):
+    """A follower in the same process would end, or ask again and again without a pause."""
+
+    async def main(app, web):
+        stream = app.stream("s", int)
+        await stream.create()
+        tail = asyncio.ensure_future(drain(stream.tail()))
+        await web.waits(app)
+        web.asgi.stop()
+        asked, rows = [], app.client.store.rows
+        app.client.store.rows = lambda *given: asked.append(given) or rows(*given)
+        await asyncio.sleep(60)
+        assert asked == []
+        await stream.append(1, close=True)
+        assert [item.value for item in await tail] == [1]
+
+    file_place.play(main)
+
+
+def test_a_tail_ends_with_its_app(file_place):
+    """A follower would keep the program from ending, or spin."""
+
+    async def main(app, web):
+        async with file_place.app().connected() as other:
+            stream = other.stream("s", int)
+            await stream.create()
+            tail = asyncio.ensure_future(drain(stream.tail()))
+            await web.waits(other)
+        with pytest.raises(StoreClosed):
+            await tail
+
+    file_place.play(main)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import random
 
+import psutil
 import pytest
 from streamkit.web import JSON, TEXT, Web
 
@@ -154,7 +155,7 @@ def test_a_long_poll_waits_and_no_longer_than_it_says(place):
         await web("POST", S, {"Stream-Closed": "true"})
         over = await web.get(f"{S}?offset={found.offset}&live=long-poll")
         assert (over.status, over.closed, "stream-cursor" in over.headers) == (204, True, False)
-        assert app.hub.tails.count == 0
+        assert app.hub.served.count == 0
 
     place.play(main)
 
@@ -209,7 +210,7 @@ def test_an_event_stream_ends_after_its_time_and_goes_on_elsewhere(file_place):
             assert [(await events.next()).name, (await events.next()).name] == ["data", "control"]
             assert await events.next() is None
         assert 50_000_000 <= app.client.store.clock.now() - begun <= 70_000_000
-        assert app.hub.tails.count == 0
+        assert app.hub.served.count == 0
 
     file_place.play(main)
 
@@ -278,8 +279,8 @@ def test_a_reader_that_has_left_is_forgotten(file_place):
         async with web.events(f"{S}?offset={made.offset}&live=sse") as events:
             await events.start()
             await events.control()
-            assert app.hub.tails.count == 1
-        assert app.hub.tails.count == 0
+            assert app.hub.served.count == 1
+        assert app.hub.served.count == 0
 
     file_place.play(main)
 
@@ -621,3 +622,103 @@ def test_whoever_may_not_is_refused_everywhere(file_place):
         assert (await web.make("f", Authorization="yes")).status == 201
 
     file_place.play(main)
+
+
+async def rows_of(app, table):
+    ((count,),) = await app.client.store.select(f"select count(*) from perdure_{table}")
+    return count
+
+
+def test_what_has_expired_is_removed_by_who_makes_more(place):
+    """The content of streams that nobody can read would fill the disk where no worker runs."""
+
+    async def main(app, web):
+        for n in range(5):
+            await web.make(f"s{n}", "x", Stream_TTL="10")
+        await asyncio.sleep(4_000)
+        assert await rows_of(app, "streams") == 5
+        await web.make("t", "x", Stream_TTL="10")
+        assert (await rows_of(app, "streams"), await rows_of(app, "chunks")) == (1, 1)
+
+    place.play(main)
+
+
+def test_workers_remove_what_has_expired(place):
+    """The content of streams that nobody can read would stay until somebody makes more."""
+
+    async def main(app, web):
+        await web.make("s", "x", Stream_TTL="10")
+        await web.make("t", "x")
+        await asyncio.sleep(2 * 86_400)
+        assert (await rows_of(app, "streams"), await rows_of(app, "chunks")) == (1, 1)
+
+    place.play(main, working=True)
+
+
+def test_a_reader_sees_all_of_an_append_or_nothing(place):
+    """A large append would be seen half written."""
+
+    async def main(app, web):
+        await web.make("s")
+        whole = bytes(range(256)) * 4_000
+        writing = asyncio.ensure_future(web.add("s", whole))
+        sizes = set()
+        while not writing.done():
+            sizes.add(len((await web.read("s")).body))
+            await asyncio.sleep(0)
+        sizes.add(len((await web.read("s")).body))
+        assert sizes <= {0, len(whole)}
+        assert len(whole) in sizes
+
+    place.play(main)
+
+
+def test_a_reader_of_what_is_being_removed_is_told(place):
+    """A reader in the middle of a stream would take its removal for its end, or go on in another of the same name."""
+
+    async def main(app, web):
+        web = Web(app.stream_server(options=StreamOptions(page_bytes=1)))
+        await web.make("s", "one")
+        await web.add("s", "two")
+        first = await web.read("s")
+        async with web.events(f"{S}?offset={first.offset}&live=sse") as events:
+            await events.start()
+            assert (await events.next()).data == "two"
+            await events.control()
+            await web("DELETE", S)
+            assert await events.next() is None
+        assert (await web.read("s", first.offset)).status == 404
+        await web.make("s", "new")
+        assert (await web.read("s", "0000000000000002")).status == 400
+
+    place.play(main)
+
+
+def test_reading_leaves_nothing_open(file_place):
+    """Each reader would leave a file or a task behind."""
+
+    async def main(app, web):
+        await web.make("s", "x")
+        open_files = psutil.Process().num_fds()
+        for _ in range(50):
+            await web.read("s")
+            await web.get(f"{S}?offset=now&live=long-poll")
+            async with web.events(f"{S}?offset=-1&live=sse") as events:
+                await events.start()
+        assert psutil.Process().num_fds() == open_files
+        assert len(asyncio.all_tasks()) == 1
+        assert app.hub.served.count == 0
+        assert not app.client.store.changes.watched
+
+    file_place.play(main)
+
+
+def test_one_name_is_made_once(place):
+    """Two that make a stream at once would both be told that it is new, or one lose its first content."""
+
+    async def main(app, web):
+        made = await asyncio.gather(*(web.make("s", str(n)) for n in range(10)))
+        assert sorted(reply.status for reply in made) == [200] * 9 + [201]
+        assert (await web.read("s")).text == str([reply.status for reply in made].index(201))
+
+    place.play(main)

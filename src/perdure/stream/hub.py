@@ -23,7 +23,8 @@ class Hub:
 
     Attributes:
         streams: Those that are written by name.
-        tails: Who waits in this process.
+        tails: Who waits in this process, as Python code does.
+        served: Who waits at a server, which may be stopped while the app goes on.
     """
 
     def __init__(self, store: Store, clock: Clock, payloads: Payloads, limits: Limits) -> None:
@@ -33,10 +34,16 @@ class Hub:
         self.limits = limits
         self.streams = Streams(store, clock, payloads, limits)
         self.tails = Tails(store)
+        self.served = Tails(store)
 
     def handle(self, name: str, of: Any, media_type: str | None) -> Stream[Any]:
         """A stream by its name, see `App.stream`."""
         return Stream(self.streams, self.tails, name, of, media_type or (BYTES if of is bytes else JSON))
+
+    def close(self) -> None:
+        """Nobody waits any more: the app is being closed."""
+        self.tails.stop()
+        self.served.stop()
 
     async def named(self, name: str) -> NamedSource:
         """

@@ -34,7 +34,7 @@ class Reading:
         self._source = source
         self._request = request
         self._clock = hub.clock
-        self._tails = hub.tails
+        self._tails = hub.served
         self._options = options
         self._common = common
 

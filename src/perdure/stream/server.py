@@ -126,7 +126,7 @@ class StreamServer:
 
     def stop(self) -> None:
         """End at once what waits, long-polls and event streams, as a server that goes down would wait for it."""
-        self._host.hub.tails.stop()
+        self._host.hub.served.stop()
 
     async def _respond(self, request: Request, send: Send) -> None:
         common, begun = safe(request, self._origins), False

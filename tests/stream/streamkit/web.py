@@ -92,7 +92,7 @@ class Web:
 
     async def waits(self, app, readers=1) -> None:
         """Until so many readers wait."""
-        while app.hub.tails.count < readers:  # noqa: ASYNC110 - nobody tells
+        while app.hub.tails.count + app.hub.served.count < readers:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
 
     @asynccontextmanager
