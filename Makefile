@@ -55,6 +55,14 @@ size: $(STAMP) ## files and functions stay small
 test: $(STAMP) ## every test but those of the next three targets
 	@$(PYTEST) -n 2 -m "not crash and not sim" --ignore=tests/examples
 
+# Where the engine leans on what a store does by itself: claims, wake-ups, mail, transactions, steering.
+ON_POSTGRES := $(filter-out %_joined.py %_sql_start.py,$(wildcard tests/client/test_*.py)) $(addprefix tests/engine/test_,cancel.py children.py continue.py live.py queues.py \
+	saga_queues.py sagas.py signals.py sync.py takeover.py transaction.py waits.py) tests/flow/test_crash.py
+
+.PHONY: postgres
+postgres: $(STAMP) ## the part of the engine's tests that leans most on the store, on Postgres
+	@PERDURE_TEST_STORE=postgres $(PYTEST) $(ON_POSTGRES) -n 2
+
 .PHONY: crash
 crash: $(STAMP) ## kill real processes, restart them, compare
 	@$(PYTEST) tests/crash tests/stream/test_processes.py -n 2
@@ -92,7 +100,7 @@ conformance-streams: $(STAMP) ## run the public suite of the Durable Streams pro
 	@$(PY) tools/conformance_streams.py
 
 .PHONY: check
-check: lint types layers size test crash sim examples ## all that CI runs, in its order
+check: lint types layers size test postgres crash sim examples ## all that CI runs, in its order
 
 .PHONY: clean
 clean: ## remove .venv, builds and caches; measurements in .bench stay

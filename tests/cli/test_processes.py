@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from postgreskit.server import server
 
 APP = ("--app", "clikit.shop:app")
 
@@ -113,6 +114,19 @@ def test_a_worker_migrates_as_its_app_does(terminal):
     refused = terminal.start("worker", "careful:app", "--json", "--url", terminal.url)
     assert refused.wait() == 7
     assert json.loads(refused.errors)["code"] == "schema_missing"
+
+
+def test_a_worker_makes_a_schema_on_postgres(terminal):
+    """On an empty server two workers that start together would wait for an operator, or get in each other's way."""
+    url = server().url()
+    refused = terminal.run("run", "list", "--json", "--url", url)
+    assert refused.problem["code"] == "schema_missing"
+    workers = [terminal.start("worker", "clikit.shop:app", "--url", url) for _ in range(2)]
+    assert [worker.text().startswith("Worker ") for worker in workers] == [True, True]
+    assert len(terminal.done("workers", "--json", "--url", url).json["workers"]) == 2
+    for worker in workers:
+        worker.send(signal.SIGTERM)
+    assert [worker.wait() for worker in workers] == [0, 0]
 
 
 def test_tail_follows_until_the_end(shop):

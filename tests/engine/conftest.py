@@ -213,6 +213,10 @@ class Lab:
         """Virtual time since its beginning."""
         return (self.clock.now() - START) / 1_000_000
 
+    async def spoil(self, app, sql) -> None:
+        """What only a console can do to the database."""
+        await app.client.store.apply(Operation(body=lambda transaction: transaction.execute(sql)))
+
     async def sql(self, app, sql, *parameters) -> list[tuple]:
         return await app.client.store.select(sql, parameters)
 

@@ -208,8 +208,7 @@ def test_a_journal_that_no_driver_can_be_made_of(lab):
             await app.start("healthy", id="r")
             await lab.until(app, "r", "waiting")
             row = await app.client.row("r")
-            store = app.client.store
-            store._writer.execute("update perdure_journal set kind = 'rerun', data = '[]' where run = ?", (row.number,))
+            await lab.spoil(app, f"update perdure_journal set kind = 'rerun', data = '[]' where run = {row.number}")
             await asyncio.sleep(5)
             await check_paused(lab, app, "AttributeError", "history.py")
 
