@@ -45,7 +45,7 @@ class Limit:
 
 _CEILING = frozenset({"W1", "W2", "W2S", "W3"})
 _DBOS = frozenset({"W1", "W2", "W3", "W3R", "W4", "W4S", "IMPORT", "IDLE"})
-_PERDURE = _CEILING | _DBOS | {"W2F", "W2H", "MEM"}
+_PERDURE = _CEILING | _DBOS | {"W1P", "W2F", "W2H", "MEM"}
 _QUEUES = frozenset({"W5"})
 _ABSURD = frozenset({"W1", "W2", "W3", "W4", "W4S", "W5"})
 _PERDURE_PG = (_PERDURE | {"W5", "SLEEP", "CLUSTER", "SCALE"}) - {"IMPORT", "MEM"}
@@ -65,7 +65,7 @@ CONTESTANTS = (
 )
 
 GROUPS = (
-    ("W1",),
+    ("W1", "W1P"),
     ("W3",),
     ("W2S", "W2H", "W2F", "W2"),
     ("W3R",),
@@ -83,6 +83,7 @@ GROUPS = (
 
 WORKLOADS = {
     "W1": "one run of one step, one at a time",
+    "W1P": "W1 as a pipeline of one stage",
     "W2": "runs of 10 steps, all started at once",
     "W2S": "the same, 100 in progress at a time",
     "W2F": "W2 as a flow of 10 nodes",
@@ -111,6 +112,7 @@ RATIOS = (
     Ratio("W2", "steps_per_s", "ceiling-thread", 0.2, judged=False),
     Ratio("W2", "steps_per_s", "dbos", 50),
     Ratio("W2", "steps_per_s", "dbos-wal", 50, judged=False),
+    Ratio("W1P", "runs_per_s", "perdure", 0.9, rival_workload="W1"),
     Ratio("W2F", "steps_per_s", "perdure", 0.9, rival_workload="W2"),
     Ratio("W2H", "steps_per_s", "perdure", 0.85, rival_workload="W2"),
     Ratio("W3", "steps_per_s", "ceiling-inline", 0.7),
@@ -192,6 +194,7 @@ FIGURES = {
     "cpu_us_per_step_2": "two processes: CPU per step, µs",
     "cpu_us_per_step_4": "four processes: CPU per step, µs",
     "idle_cpu_s_per_min": "CPU per minute of idling, s",
+    "commits_per_run": "commits per run",
     "idle_server_cpu_s_per_min": "CPU of the server per minute of idling, s",
     "idle_queries_per_s": "queries per second per idle worker",
 }
@@ -204,6 +207,7 @@ _PARKED = ("after_wake_s", "parked_kib", "cpu_s", "server_cpu_s", "rss_start_mb"
 _IDLE = ("idle_cpu_s_per_min", "idle_server_cpu_s_per_min", "idle_queries_per_s")
 SHOWN = {
     "W1": ("runs_per_s", "p50_ms", "p99_ms", *_RATES),
+    "W1P": ("runs_per_s", "p50_ms", "p99_ms", "commits_per_run", *_RATES),
     "W2": ("runs_per_s", "steps_per_s", *_RATES, "rss_start_mb", "rss_peak_mb"),
     "W2S": ("runs_per_s", "steps_per_s", *_RATES),
     "W2F": ("runs_per_s", "steps_per_s", *_RATES),

@@ -14,7 +14,7 @@ from jobs import Crew, JobLog, w5
 from meter import Figures, Meter, idling, latencies, memory_kib
 from parked import Parked
 from peer import Job, main
-from perdure import App, Context, Flow, RunFilter, Status, WorkerOptions, Workflow
+from perdure import App, Context, Flow, Pipeline, RunFilter, Status, WorkerOptions, Workflow
 
 LONG_S = 3600.0
 AT_ONCE = 500
@@ -132,6 +132,29 @@ def w1(job: Job) -> Figures:
                 await made.run(1)
                 took.append(time.perf_counter() - started)
         return {**meter.figures(runs=n, steps=n), **latencies(took)}
+
+    return measured(job, work)
+
+
+def w1p(job: Job) -> Figures:
+    """The same as runs of a pipeline of one stage."""
+    n = job.sizes.w1_runs
+
+    async def stage() -> dict[str, int]:
+        step_log.hit(0)
+        return {"i": 0}
+
+    async def work(made: Bench) -> Figures:
+        workflow = made.app.pipeline(Pipeline("pipeline").stage("stage", stage))
+        assert await _result(made.app, workflow) == {"i": 0}
+        took, before = [], made.app.client.store.commits
+        with Meter() as meter:
+            for _ in range(n):
+                started = time.perf_counter()
+                await _result(made.app, workflow)
+                took.append(time.perf_counter() - started)
+        commits = round((made.app.client.store.commits - before) / n, 2)
+        return {**meter.figures(runs=n, steps=n), **latencies(took), "commits_per_run": commits}
 
     return measured(job, work)
 
@@ -399,7 +422,7 @@ def work(url: str, log: str) -> None:
 
 if __name__ == "__main__":
     main(
-        {"W1": w1, "W2": w2, "W2S": w2s, "W2F": w2f, "W2H": w2h, "W3": w3, "W3R": w3r, "W4": w4, "W4S": w4s}
+        {"W1": w1, "W1P": w1p, "W2": w2, "W2S": w2s, "W2F": w2f, "W2H": w2h, "W3": w3, "W3R": w3r, "W4": w4, "W4S": w4s}
         | {"W5": queue, "MEM": memory, "IMPORT": imports, "IDLE": idle}
         | {"SLEEP": sleep, "CLUSTER": cluster, "SCALE": scale},
         {"recover": recover, "parking": parking, "work": work},

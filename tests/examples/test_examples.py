@@ -35,6 +35,11 @@ PRINTS = {
         "  fetching page 4\nkilled",
         "  fetching page 6\n  completed: page 1, page 2, page 3, page 4, page 5, page 6",
     ],
+    "papers.py": [
+        "read → lines + links → describe → report\nlog: read ['files']\nthe worker has left\n",
+        "refused: guide.md: more than 20,000 characters",
+        "texts/guide.md kept: True - batches paid for: 1\ngeneration 2 - batches paid for: 1",
+    ],
     "poll.py": ["job-7 was done at poll 10", "entries in the journal at the end: 6, of 31 that were made"],
     "tenants.py": [
         "waits for queue exports: 1 of 1 running for the key 'big'",

@@ -153,8 +153,9 @@ class Draw:
     def _flow(self, _depth: int) -> Node:
         rng = self.rng
         self.room -= 4
+        value = next(self.values)
         return {
-            "do": "flow", "value": next(self.values), "way": rng.choice("ab"), "delay": rng.choice((0, 0.02, 2.0)),
+            "do": "flow", "value": value, "pipeline": value % 3 == 0, "asks": value % 4, "way": rng.choice("ab"), "delay": rng.choice((0, 0.02, 2.0)),
             "fails": rng.choice((0, 0, 1, 2)), "nap": rng.choice((0, 0.3, 8.0)), "fail": rng.random() < 0.3,
             "undo": {"fails": rng.choice((0, 0, 2)), "delay": rng.choice((0, 0.5))},
         }  # fmt: skip
@@ -201,7 +202,7 @@ def expected(node: Node) -> Any:  # noqa: C901, PLR0911 - one line for each kind
     if do == "spawn":
         return [expected(node["part"]) if node["awaited"] else "not awaited", expected(node["between"])]
     if do == "flow":
-        return "child failed" if node["fail"] else [node["value"] * 2 + 1] * 4
+        return "child failed" if node["fail"] else [node["value"] * 2 + 1] * (5 if node["pipeline"] else 4)
     if do == "map":
         return [item["value"] * 2 + 1 for item in node["items"] if not item["fails"]]
     if do in {"scope", "tidy"}:

@@ -14,7 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from tests.sim.process import Flaky
 
-from perdure import Context, Flow, Retry, State, Step, SyncContext, Terminal, Transaction, current_step
+from perdure import (
+    Batch,
+    Context,
+    Flow,
+    Pending,
+    Pipeline,
+    Retry,
+    StageContext,
+    State,
+    Step,
+    SyncContext,
+    Terminal,
+    Transaction,
+    current_step,
+)
 from perdure.errors import ChildFailed, ReceiveTimedOut, StepInterrupted, StepTimedOut
 
 if TYPE_CHECKING:
@@ -192,7 +206,7 @@ class Play:
 
     async def do_flow(self, node: Node) -> Any:
         try:
-            value = await self.ctx.call("sim_flow", node)
+            value = await self.ctx.call("sim_pipeline" if node["pipeline"] else "sim_flow", node)
         except ChildFailed as failed:
             value = f"child {failed.status}"
         self.seen += 1
@@ -335,6 +349,49 @@ def sim_flow(process: Process) -> Flow:
     )
 
 
+def sim_pipeline(process: Process) -> Pipeline:
+    """A pipeline whose stages do what its input, a node of a program, says; with a batch and distributed stages."""
+
+    def told(stage: StageContext[Any, None]) -> Node:
+        return stage.require("spec") | {"once": False, "seen": 0, "round": 1, "says": 0, "undo": None}
+
+    def spec(stage: StageContext[Node, None]) -> Node:
+        return stage.input
+
+    async def work(stage: StageContext[Any, None]) -> int:
+        node = told(stage)
+        place = process.begin(node)
+        await asyncio.sleep(node["delay"])
+        return process.finish(place, node)
+
+    async def submit(stage: StageContext[Any, None]) -> str:
+        await work(stage)
+        return stage.idempotency_key
+
+    async def check(stage: StageContext[Any, None], batch: str) -> int | Pending:
+        value = await work(stage)
+        if not batch.startswith(f"{stage.run_id}/batch#submit"):
+            process.world.wrong(f"{stage.run_id} asks for the batch {batch!r}")
+        process.world.asked[batch] += 1
+        return value if process.world.asked[batch] >= told(stage)["asks"] else Pending(1.5)
+
+    def last(stage: StageContext[int, None]) -> list[int]:
+        if told(stage)["fail"]:
+            problem = "meant to fail"
+            raise Terminal(problem)
+        return [*(stage.require(name) for name in ("left", "right", "near", "far")), stage.input]
+
+    retry = Retry(max_attempts=3, delay=0.5)
+    return (
+        Pipeline("sim_pipeline")
+        .stage("spec", spec)
+        .parallel({"left": work, "right": work}, retry=retry)
+        .parallel({"near": work, "far": work}, retry=retry, dependencies=["spec"], distribute=True)
+        .stage("batch", Batch(submit, check, every=1.0, check_retry=retry, retry=retry))
+        .stage("last", last)
+    )
+
+
 def register(process: Process) -> dict[str, Any]:
     """Define the workflows anew, as a freshly started process does; returns them by name."""
     app, version, steps = process.app, process.version, Steps(process)
@@ -354,4 +411,5 @@ def register(process: Process) -> dict[str, Any]:
         return value
 
     app.flow(sim_flow(process))
+    app.pipeline(sim_pipeline(process))
     return {"play": play, "sync_play": sync_play}

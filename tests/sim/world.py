@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from random import Random
@@ -78,6 +79,7 @@ class World:
         bodies: Who began each attempt, by (run, round, key, attempt); `ends`: what they returned.
         undoable: The steps that have a compensation, by (run, round, key).
         says: How many words each step emits, by the same.
+        asked: How often the batches of pipelines were asked for.
     """
 
     def __init__(self, seed: int, path: str, *, tracing: bool = False) -> None:
@@ -93,6 +95,7 @@ class World:
         self.bodies: dict[tuple[str, int, str, int], list[str]] = {}
         self.undoable: set[tuple[str, int, str]] = set()
         self.says: dict[tuple[str, int, str], int] = {}
+        self.asked: Counter[str] = Counter()
         self.ends: dict[tuple[str, int, str, int], list[int | None]] = {}
         self.sent: list[Sent] = []
         self.processes: list[Process] = []
