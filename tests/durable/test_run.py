@@ -480,6 +480,28 @@ def test_a_deadline_counts_from_the_first_call(place):
     place.play(main)
 
 
+def test_a_history_that_would_grow_is_begun_anew(place):
+    """A function that runs for ever would come to the limit of its history, or lose its manifest on the way."""
+
+    async def work(ctx):
+        n = await ctx.step("count", place.body("count", place.ran["count"] + 1))
+        await ctx.sleep(60)
+        if n < 4:
+            ctx.continue_as_new()
+        return n
+
+    async def main():
+        done = await place.call("r", work, manifest={"job": 1})
+        assert done.result == 4
+        assert len(done.steps) == 2, "only the last round's"
+        with pytest.raises(ManifestMismatch):
+            await place.call("r", work, manifest={"job": 2})
+        assert (await place.call("r", work, manifest={"job": 1})).result == 4
+        assert place.ran == {"count": 4}
+
+    place.play(main)
+
+
 def test_children_of_the_apps_workflows(place):
     """A durable call could not hand work to workflows."""
 

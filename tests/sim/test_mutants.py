@@ -47,6 +47,10 @@ def claim_without_a_new_epoch(patch):
     sql(patch, "claim", "epoch = epoch + 1,", "")
 
 
+def claim_a_callers_run_without_a_new_epoch(patch):
+    sql(patch, "claim_lone", "epoch = epoch + 1,", "")
+
+
 def never_tell_a_driver_that_it_lost_the_run(patch):
     sql(patch, "fence", "not exists", "false and not exists")
 
@@ -120,7 +124,7 @@ MUTANTS = [
     begin_bodies_before_the_commit, hash_tasks_by_their_address,
     go_on_with_a_parked_coroutine_whatever_happened_meanwhile, drop_what_could_not_be_stored,
     give_out_slots_beyond_the_limit, do_not_see_that_a_key_is_full, take_runs_over_without_counting_them,
-    do_not_see_who_stands_in_line,
+    do_not_see_who_stands_in_line, claim_a_callers_run_without_a_new_epoch,
 ]  # fmt: skip
 
 

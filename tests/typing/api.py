@@ -18,6 +18,7 @@ from perdure import (
     Compressed,
     Context,
     CurrentStep,
+    DurableResult,
     Entry,
     Flow,
     Limits,
@@ -35,12 +36,16 @@ from perdure import (
     StreamOptions,
     StreamProducer,
     StreamServer,
+    Suspended,
     SyncContext,
     Transaction,
     WorkerOptions,
     Workflow,
     current_step,
+    emit_event,
+    run_durable,
 )
+from perdure.platform import Steps
 
 app = App(
     "sqlite:///orders.db",
@@ -280,6 +285,32 @@ async def use_streams() -> None:
             assert_type(item.value, Order)
         assert_type(app.stream("any"), Stream[Any])
         assert_type(app.stream_server(origins=["*"], options=StreamOptions(long_poll=5)), StreamServer)
+
+
+async def portable(ctx: Steps, sku: str) -> int:
+    found = await ctx.receive("found", int, timeout=5)
+    return found + len(await ctx.step(charge, sku, 5))
+
+
+app.workflow(portable)
+
+
+async def lone(ctx: Context) -> int:
+    return 1
+
+
+def plain_lone(ctx: SyncContext) -> str:
+    return "1"
+
+
+async def without_an_app() -> None:
+    done = await run_durable("r", lone, store="sqlite:///r.db", manifest={"a": 1})
+    assert_type(done, DurableResult[int])
+    result, _, _ = done
+    assert_type(result, int)
+    assert_type((await run_durable("r", plain_lone, store=app)).result, str)
+    assert_type(await run_durable("r", lone, store=app, suspend=True, wait=None), DurableResult[int] | Suspended)
+    assert_type((await emit_event("r", "news", 1, store=app)).accepted, bool)
 
 
 async def unit_test_of_a_step() -> None:

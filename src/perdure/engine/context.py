@@ -17,7 +17,7 @@ from perdure.codec.value import codec_for
 from perdure.engine.child import CallOptions, Child, ChildOptions, Takes0, Takes1, Takes2, Takes3, start_child
 from perdure.engine.combine import MapResult, map_items, race
 from perdure.engine.current import current_step
-from perdure.engine.definition import Registry, Step, StepOptions, Workflow
+from perdure.engine.definition import LONE, Registry, Step, StepOptions, Workflow
 from perdure.engine.loop import Branch, RunTask
 from perdure.engine.machine import MISSING, TIMED_OUT, Machine
 from perdure.engine.request import ReceiveRequest, StepRequest, TimerRequest
@@ -489,7 +489,10 @@ class Context:
         The id, the tags and unreceived signals stay. For runs without end, whose history would grow.
         """
         self._machine.check()
-        definition = self._registry.get(self._machine.run.workflow)
+        run = self._machine.run
+        if run.workflow == LONE and not args:
+            raise ContinueAsNew(run.input)  # the manifest, which makes it this run
+        definition = self._registry.get(run.workflow)
         text = definition.call.encode(args, {})
         raise ContinueAsNew(self._machine.payloads.seal(text, f"The input of {definition.name}"))
 
