@@ -489,10 +489,9 @@ class Context:
         The id, the tags and unreceived signals stay. For runs without end, whose history would grow.
         """
         self._machine.check()
-        run = self._machine.run
-        if run.workflow == LONE and not args:
-            raise ContinueAsNew(run.input)  # the manifest, which makes it this run
-        definition = self._registry.get(run.workflow)
+        if self._machine.run.workflow == LONE and not args:
+            raise ContinueAsNew(self._machine.run.input)  # the manifest, which makes it this run
+        definition = self._registry.get(self._machine.run.workflow)
         text = definition.call.encode(args, {})
         raise ContinueAsNew(self._machine.payloads.seal(text, f"The input of {definition.name}"))
 
