@@ -408,3 +408,27 @@ def test_distributed_failure(lab):  # A043
     error, children = lab.play(main)
     assert str(error.cause) == "no"
     assert children == {"r/b/p.stage": "failed", "r/c/p.stage": "cancelled"}
+
+
+def test_compensation(lab):
+    """What a stage did stays when the run fails, or what undoes it does not know what to undo."""
+    undone = []
+
+    def undo(output: int, stage: StageContext[Text, Cut]) -> None:
+        undone.append((stage.id, output, stage.input.words, stage.config.least, stage.attempt))
+
+    def fail() -> None:
+        raise Terminal("no")
+
+    pipeline = (
+        Pipeline("p", input=str)
+        .stage("split", split)
+        .parallel(
+            {"count": Stage(count, compensate=undo), "first": Stage(first, compensate=lambda word: undone.append(word))}
+        )
+        .stage("fail", fail)
+    )
+    ended = lab.finish(pipeline, "a bb", {"count": {"least": 2}})
+    assert str(ended.error) == "no"
+    assert sorted(undone, key=str) == [("count", 1, ["a", "bb"], 2, 1), "a"]
+    assert {key for key in ended.keys("step_completed") if "#" in key} == {"count#compensate", "first#compensate"}
