@@ -235,20 +235,20 @@ class Stream(Generic[T]):
             InvalidOption, InvalidInput: As for `read`.
         """
         source, place = await self._source(), offset_of(after)
-        while True:
-            tail = self._tails.enter(source.watched)
-            try:
-                page = await source.page(place, PAGE_BYTES)
-                while page.at_end and not page.closed and not page.chunks:
+        tail = self._tails.enter(source.watched)
+        try:
+            page = await source.page(place, PAGE_BYTES)
+            while True:
+                for item in self._items(page, place):
+                    yield item
+                place = page.next
+                if page.closed:
+                    return
+                if page.at_end:
                     await tail.wait(LONGEST_S)
-                    page = await source.page(place, PAGE_BYTES)
-            finally:
-                tail.leave()
-            for item in self._items(page, place):
-                yield item
-            if page.closed:
-                return
-            place = page.next
+                page = await self._tails.page(source, place, PAGE_BYTES)
+        finally:
+            tail.leave()
 
     async def _source(self) -> NamedSource:
         row = await self._streams.find(self.name)

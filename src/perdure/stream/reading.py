@@ -99,7 +99,7 @@ class Reading:
         async with self._waiting(self._request.receive) as tail:
             page = await self._first(after)
             while not page.chunks and not page.closed and await tail.wait(until - asyncio.get_running_loop().time()):
-                page = await self._source.page(page.next, self._options.page_bytes)
+                page = await self._tails.page(self._source, page.next, self._options.page_bytes)
         headers = {"Cache-Control": "no-store"}
         if not page.closed:
             headers["Stream-Cursor"] = cursor_after(self._clock.now(), self._request.one("cursor"))
@@ -138,7 +138,7 @@ class Reading:
             await self._send(send, page, retry=RETRY_MS)
             while not page.closed and (not page.at_end or await tail.wait(until - asyncio.get_running_loop().time())):
                 try:
-                    page = await self._source.page(page.next, self._options.page_bytes)
+                    page = await self._tails.page(self._source, page.next, self._options.page_bytes)
                 except PerdureError:
                     break  # it was removed; whoever comes back is told
                 if page.chunks or page.closed:

@@ -47,11 +47,13 @@ class Source(Protocol):
     Attributes:
         name: As errors name it.
         watched: What `Changes` calls it.
+        view: Readers of one stream who see different parts of it differ in this.
     """
 
     name: str
     content: Content
     watched: int
+    view: object
 
     async def page(self, after: Offset, size: int) -> Page:
         """
@@ -84,6 +86,7 @@ class NamedSource:
         self.name = row.name
         self.content = Content(row.type)
         self.watched = -row.number
+        self.view: object = None
         self.row = row
         self._streams = streams
 
@@ -134,6 +137,7 @@ class RunSource:
         self.name = f"runs/{run.id}"
         self.content = Content(JSON)
         self.watched = run.number
+        self.view: object = frozenset(kinds)
         self._store = store
         self._payloads = payloads
         self._kinds = frozenset(kinds)

@@ -9,7 +9,11 @@ from collections.abc import Iterable
 from perdure.clock import elapsed
 from perdure.errors import StoreError
 from perdure.store.store import Store
+from perdure.stream.offset import Offset
+from perdure.stream.source import Page, Source
 
+KEPT_S = 0.1
+"""How long a page is kept for others who are woken at the same time."""
 SHARE = 4
 """A look for everybody is followed by a pause of so many times what it took."""
 
@@ -29,6 +33,7 @@ class Tails:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._waiting: dict[int, set[Tail]] = {}
+        self._pages: dict[tuple[int, Offset, int, object], asyncio.Future[Page]] = {}
         self.count = 0
         self._heads: dict[int, int] = {}
         self._looking: asyncio.Task[None] | None = None
@@ -69,9 +74,28 @@ class Tails:
             self._wake(self._waiting.keys() & numbers)
 
     def _wake(self, watched: Iterable[int]) -> None:
+        if self._pages:
+            self._pages.clear()
         for number in watched:
             for tail in self._waiting.get(number, ()):
                 tail.wake()
+
+    async def page(self, source: Source, after: Offset, size: int) -> Page:
+        """
+        What is behind an offset, for one who was woken: those who stand at the same place read it together.
+
+        Raises:
+            StreamNotFound, StreamGone: As for `Source.page`.
+        """
+        key = source.watched, after, size, source.view
+        reading = self._pages.get(key)
+        if reading is None:
+            loop = asyncio.get_running_loop()
+            if not self._pages:
+                loop.call_later(KEPT_S, self._pages.clear)
+            reading = self._pages[key] = loop.create_task(source.page(after, size))
+            reading.add_done_callback(_noted)
+        return await asyncio.shield(reading)
 
     # ------------------------------------------------------------------------ one look for everybody
     def _look_soon(self) -> None:
@@ -105,6 +129,12 @@ class Tails:
             heads |= {-number: head for number, head in rows}
         before, self._heads = self._heads, {number: heads.get(number, -1) for number in self._waiting}
         return [number for number, head in self._heads.items() if before.get(number) != head]
+
+
+def _noted(reading: asyncio.Future[Page]) -> None:
+    """Whoever waited for it may have gone."""
+    if not reading.cancelled():
+        reading.exception()
 
 
 class Tail:
