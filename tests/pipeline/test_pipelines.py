@@ -417,15 +417,16 @@ def test_compensation(lab):
     def undo(output: int, stage: StageContext[Text, Cut]) -> None:
         undone.append((stage.id, output, stage.input.words, stage.config.least, stage.attempt))
 
+    def undo_first(output: str) -> None:
+        undone.append(output)
+
     def fail() -> None:
         raise Terminal("no")
 
     pipeline = (
         Pipeline("p", input=str)
         .stage("split", split)
-        .parallel(
-            {"count": Stage(count, compensate=undo), "first": Stage(first, compensate=lambda word: undone.append(word))}
-        )
+        .parallel({"count": Stage(count, compensate=undo), "first": Stage(first, compensate=undo_first)})
         .stage("fail", fail)
     )
     ended = lab.finish(pipeline, "a bb", {"count": {"least": 2}})
