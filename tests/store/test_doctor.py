@@ -228,7 +228,9 @@ def test_a_schema_that_changes_while_it_is_in_use(path):
     async def main(clock):
         app = App(f"sqlite:///{path}", clock=clock)
         async with app.connected():
-            damage(path, "update perdure_schema set version = 99")
+            damage(
+                path, "update perdure_schema set version = 99 where version = (select max(version) from perdure_schema)"
+            )
             return await app.client.doctor()
 
     first = run_virtual(main)[0]

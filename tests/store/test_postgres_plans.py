@@ -55,6 +55,11 @@ insert into perdure_names (scope, name, run_id, until)
 select 's' || n % 50, 'n' || n, 'r' || n, case when n % 2 = 0 then n end from generate_series(1, 5000) n;
 insert into perdure_commands (name, key, fingerprint, token, begun_at, until)
 select 'c' || n % 50, 'k' || n, 'f', n, n, case when n % 2 = 0 then n end from generate_series(1, 5000) n;
+insert into perdure_annotations (run, key, value, actor, scope, generation, at)
+select n, 'k' || n % 500, '1', case when n % 2 = 0 then 'a' || n % 500 end, 'run', 1, n from generate_series(1, 8000) n;
+insert into perdure_usage (run, step, generation, attempt, topic, kind, model, provider, input_tokens, output_tokens,
+  cached_tokens, cost, duration, at)
+select n, 's', 1, 1, 't' || n % 500, 'text', 'm', 'p', 1, 1, 1, 1, 1, n from generate_series(1, 8000) n;
 insert into perdure_sinks (kind, name, since) select 'k' || n, 's' || n % 5, n from generate_series(1, 50) n;
 insert into perdure_outbox (run, sink, root, next, last, since, due_at, owner, dead_at)
 select n, 's' || n % 50, n, 1, 2, n, case n % 3 when 0 then n end, case n % 3 when 1 then n % 9 end, case n % 3 when 2 then n end

@@ -96,6 +96,7 @@ APART = {
         "sqlite_delivery.sql",
         "streams.sql",
         "sqlite_streams.sql",
+        "ledger.sql",
     )
     for name in parse(read_sql(file), file)
 }

@@ -10,7 +10,11 @@ from perdure.model.status import TERMINAL, Status
 from perdure.store.operation import ORDER
 
 TABLES = ("runs", "journal", "inbox", "tags", "artifacts", "blobs", "blob_refs")
-DROPS = [name for name in ORDER if name.startswith("drop_") and name not in {"drop_control", "drop_taken"}]
+DROPS = [
+    name
+    for name in ORDER
+    if name.startswith("drop_") and name not in {"drop_control", "drop_taken", "drop_chunks", "drop_streams"}
+]
 
 
 def prune(db, before=NOW + 100, statuses=TERMINAL, most=100):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import perdure
 
 NAMES = [
-    "App", "AsyncTransaction", "Batch", "Child", "ChildFailed", "Codec", "Command", "Compressed", "Context", "CurrentStep",
-    "Debounce", "Dedupe", "DurableResult", "Entry", "Event", "Flow", "InvalidInput", "JsonLines", "LeaseHeld", "LeaseLost",
-    "Limits",
+    "Actor", "App", "AsyncTransaction", "Batch", "Child", "ChildFailed", "Codec", "Command", "Compressed", "Context",
+    "CurrentStep", "Debounce", "Dedupe", "DurableResult", "Entry", "Event", "Flow", "InvalidInput", "JsonLines",
+    "LeaseHeld", "LeaseLost", "Limits",
     "ManifestMismatch", "MapResult", "Pending", "PerdureError", "Pipeline", "Queue", "Rate", "ReceiveTimedOut",
     "RecordedError", "Retry", "RetryAfter", "RunCancelled", "RunEvent", "RunFailed", "RunFilter", "RunFinished",
     "RunHandle", "RunInfo", "RunNotFound", "RunPaused", "RunTimedOut", "Stage", "StageContext", "StartConflict",

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 import perdure.cli.artifact
 import perdure.cli.steer  # noqa: F401 - its commands join those of run
-from perdure.cli import db, doctor, flow, pipeline, queue, run, serve, sink, worker
+from perdure.cli import db, doctor, flow, ledger, pipeline, queue, run, serve, sink, worker
 from perdure.cli.command import Session, command
 from perdure.cli.exits import INTERRUPTED, UNEXPECTED, USAGE, table
 from perdure.cli.output import plain, visible
@@ -26,7 +26,20 @@ from perdure.errors import PerdureError, UsageError
 _BadCommandLine: type[Exception] = typer.BadParameter.__mro__[2]
 
 
-_ORDER = ("run", "flow", "pipeline", "queue", "sink", "worker", "workers", "serve", "db", "doctor", "exit-codes")
+_ORDER = (
+    "run",
+    "flow",
+    "pipeline",
+    "queue",
+    "sink",
+    "usage",
+    "worker",
+    "workers",
+    "serve",
+    "db",
+    "doctor",
+    "exit-codes",
+)
 
 
 class Root(TyperGroup):
@@ -102,6 +115,7 @@ app.add_typer(flow.group, name="flow")
 app.add_typer(pipeline.group, name="pipeline")
 app.add_typer(queue.group, name="queue")
 app.add_typer(sink.group, name="sink")
+command(app, "usage")(ledger.usage)
 command(app, "worker", database=False)(worker.work)
 command(app, "workers")(worker.workers)
 command(app, "serve")(serve.serve)

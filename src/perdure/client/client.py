@@ -12,6 +12,7 @@ from perdure.client.command import Commands
 from perdure.client.export import export_run
 from perdure.client.guest import Guest
 from perdure.client.handle import RunHandle
+from perdure.client.ledger import Ledger
 from perdure.client.pages import Pages
 from perdure.client.queue import Queues
 from perdure.client.restart import guarded
@@ -34,7 +35,7 @@ from perdure.store.record import shelve
 from perdure.store.store import Store
 
 
-class Client(Starter[RunHandle[Any]], Steering, Queues, Upkeep, Commands, Sinks):
+class Client(Starter[RunHandle[Any]], Steering, Queues, Upkeep, Commands, Sinks, Ledger):
     """
     Everything that callers ask of the store.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from hashlib import blake2b
@@ -196,6 +196,10 @@ class Command:
         """Let a paused run go on, see `Client.resume`."""
         await self._ask(lambda client: client.resume(run_id, skip=skip))
 
+    async def annotate(self, run_id: str, key: str | Mapping[str, Any], value: Any = None, **options: Any) -> None:
+        """Make a remark about a run, also one that this command starts; see `Client.annotate`."""
+        await self._ask(lambda client: client.annotate(run_id, key, value, **options))
+
     def transaction(self, fn: Callable[..., Any], /, *args: Any) -> None:
         """
         Let a plain function change rows of your own in the same commit.
@@ -309,6 +313,8 @@ class _Draft:
         if name == "send" and parameters[0] not in self._started:
             run = await find_run(self._store, parameters[0])
             return run is not None and not run.finished, [("guard_open", (parameters[0],))]
+        if name == "attach" and parameters[0] not in self._started:
+            return await find_run(self._store, parameters[0]) is not None, []
         return True, []
 
 

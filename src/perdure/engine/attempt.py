@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from perdure.clock import SECOND, micros
+from perdure.codec.payload import Payloads
 from perdure.engine.artifact import Artifacts
 from perdure.engine.current import Emission, StepInfo, running_step, wait_in_thread
 from perdure.engine.emitted import read_emitted
+from perdure.engine.ledger import Rider
 from perdure.engine.request import StepRequest
 from perdure.errors import EngineSignal, RecordedError, StepOver, StepTimedOut
 from perdure.model.run import Claimed
@@ -30,6 +32,9 @@ class Keeper(Protocol):
 
     def tell(self, finish: Callable[..., None], *outcome: Any) -> None:
         """Call it, at once or soon, in the worker's own context: a body has ended."""
+
+    def ride(self, rider: Rider) -> None:
+        """Let it commit with what the run writes next; callable from any thread."""
 
     @property
     def live(self) -> Live:
@@ -86,6 +91,22 @@ class Attempt:
         if self.over:
             raise StepOver(self.request.key)
         self._keeper.live.emit(self.request, topic, value)
+
+    def record(self, statement: str, *values: Any) -> None:
+        """See `Running.record`."""
+        if self.over:
+            raise StepOver(self.request.key)
+        self._keeper.ride(Rider(statement, values, self.request.attempt))
+
+    @property
+    def payloads(self) -> Payloads:
+        """Seals what is recorded."""
+        return self._host.payloads
+
+    @property
+    def now(self) -> int:
+        """Microseconds since 1970."""
+        return self._host.clock.now()
 
     async def flush(self) -> None:
         """See `CurrentStep.flush`."""

@@ -18,6 +18,7 @@ from perdure.engine.child import CallOptions, Child, ChildOptions, Takes0, Takes
 from perdure.engine.combine import MapResult, map_items, race
 from perdure.engine.current import current_step
 from perdure.engine.definition import LONE, Registry, Step, StepOptions, Workflow
+from perdure.engine.ledger import Remark, remark
 from perdure.engine.loop import Branch, RunTask
 from perdure.engine.machine import MISSING, TIMED_OUT, Machine
 from perdure.engine.request import ReceiveRequest, StepRequest, TimerRequest
@@ -329,17 +330,16 @@ class Context:
         """
         self._tell(Kind.EMITTED, name, data)
 
-    async def annotate(self, name: str, data: Any = None) -> None:
-        """Put a remark about the run into its journal: for people and reports, not for the workflow."""
-        self._tell(Kind.ANNOTATED, name, data)
+    async def annotate(self, key: str, value: Any = None, **more: Unpack[Remark]) -> None:
+        """Make a remark about the run, for people and reports, durable with its next commit; see `Client.annotate`."""
+        remark(self._machine, lambda: self._tell(Kind.ANNOTATED, key, value), key, value, more)
 
-    def _tell(self, kind: Kind, name: str, data: Any) -> None:
+    def _tell(self, kind: Kind, name: str, data: Any) -> bool:
         machine = self._machine
         machine.check()
-        ids.check_name("event name", name)
-        key = machine.key(name)
+        key = machine.key(ids.check_name("event name", name))
         text = codec_for(Any).encode({"name": name, "data": data}, f"Event {name!r}")
-        machine.note(kind, key, machine.payloads.seal(text, f"Event {name!r}"))
+        return machine.note(kind, key, machine.payloads.seal(text, f"Event {name!r}")) is None
 
     # --------------------------------------------------------------------- repeatable time and chance
     def now(self) -> datetime:

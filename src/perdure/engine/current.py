@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import events
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from contextvars import ContextVar
+from datetime import timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
+from perdure.codec.payload import Payloads
+from perdure.engine.ledger import remarks, used
 from perdure.errors import InvalidOption, NotInWorkflow
+from perdure.model.ledger import Actor
+from perdure.model.limits import Limits
 
 if TYPE_CHECKING:
     from perdure.engine.artifact import Artifacts
@@ -55,6 +61,17 @@ class Running(Protocol):
 
     def emit(self, topic: str, value: Any) -> None:
         """See `CurrentStep.emit`."""
+
+    def record(self, statement: str, *values: Any) -> None:
+        """Let a statement commit with what the run writes next, at the latest with the step's outcome."""
+
+    @property
+    def payloads(self) -> Payloads:
+        """Seals what is recorded."""
+
+    @property
+    def now(self) -> int:
+        """Microseconds since 1970."""
 
     async def flush(self) -> None:
         """See `CurrentStep.flush`."""
@@ -139,6 +156,73 @@ class CurrentStep(StepInfo):
         """
         return await self.body.emitted(self.key)
 
+    def usage(
+        self,
+        model: str = "",
+        *,
+        provider: str = "",
+        kind: str = "text",
+        topic: str = "",
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        cached_tokens: int = 0,
+        cost: Decimal | str | float = 0,
+        seconds: float | timedelta = 0,
+        dedupe: str | None = None,
+    ) -> None:
+        """
+        Record what a call has used.
+
+        It is durable with what the run writes next, at the latest with the step's outcome, and stays when the attempt
+        fails: the call was made. Callable from any thread. `Client.usage` sums it up.
+
+        Args:
+            kind: Of the call, such as "text", "embed" or "batch".
+            topic: What it was for: names joined by dots, such as "research.search".
+            cost: In the unit that you count in, exact to nine places: Decimal("0.0125").
+            seconds: How long it took; seconds or timedelta.
+            dedupe: Of several records of a run under this only the first counts, such as a batch's id.
+
+        Raises:
+            InvalidOption: A count is negative, the cost no amount, a topic not names joined by dots.
+            NotInWorkflow: The step is a transaction.
+            StepOver: As for `emit`.
+        """
+        *columns, once = used(
+            model=model, provider=provider, kind=kind, topic=topic, input_tokens=input_tokens,
+            output_tokens=output_tokens, cached_tokens=cached_tokens, cost=cost, seconds=seconds, dedupe=dedupe,
+        )  # fmt: skip
+        body = self.body
+        body.record("add_usage", self.key, self.generation, self.attempt, *columns, once, body.now)
+
+    def annotate(
+        self,
+        key: str | Mapping[str, Any],
+        value: Any = None,
+        *,
+        payload: Any = None,
+        actor: Actor | str | None = None,
+        scope: str = "step",
+        scope_id: str | None = None,
+        dedupe: str | None = None,
+    ) -> None:
+        """
+        Make a remark about the run; durable like `usage`, and kept when the attempt fails.
+
+        Args:
+            key, value, payload, actor, dedupe: As for `Client.annotate`.
+            scope, scope_id: What it is about: this step when left out; "call" and an id, "run", or what you like.
+
+        Raises:
+            InvalidOption, NotSerializable: It cannot be stored.
+            NotInWorkflow, StepOver: As for `usage`.
+        """
+        body = self.body
+        where = self.key if scope == "step" and scope_id is None else scope_id
+        rows, once = remarks(body.payloads, key, value, payload, actor, scope, where, dedupe)
+        for row in rows:
+            body.record("annotate", *row, self.generation, self.attempt, once, body.now)
+
     @property
     def artifacts(self) -> Artifacts:
         """
@@ -179,6 +263,26 @@ class Silent(NamedTuple):
         """
         problem = f"a transaction is visible as a whole or not at all, so it cannot emit {topic!r}: {value!r}"
         raise NotInWorkflow(problem)
+
+    def record(self, statement: str, *values: Any) -> None:  # noqa: ARG002 - as `CurrentStep` calls it
+        """
+        Refuse.
+
+        Raises:
+            NotInWorkflow: Always.
+        """
+        problem = f"a transaction has rows of its own, so it cannot record others ({statement})"
+        raise NotInWorkflow(problem)
+
+    @property
+    def payloads(self) -> Payloads:
+        """Nothing is sealed by it."""
+        return Payloads(None, Limits())
+
+    @property
+    def now(self) -> int:
+        """Nothing is recorded."""
+        return 0
 
     async def flush(self) -> None:
         """There is nothing to wait for."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from perdure.codec.failure import decode_error
 from perdure.codec.payload import Payloads
+from perdure.engine.ledger import Riders, of_steps
 from perdure.engine.loop import PrivateLoop, RunFuture, RunTask
 from perdure.engine.outcome import (
     Failure,
@@ -93,6 +94,7 @@ class Machine:
         undos: What would undo the run so far, in the order in which it was done; see `saga.Undo`.
         compensating: It is being undone; then nothing cancels the run any more.
         cancel_compensates: Who cancelled the run wants it undone.
+        riders: What is to be stored beside the entries, if anything; bodies in threads add to it.
     """
 
     def __init__(  # noqa: PLR0917 - what a run is made of
@@ -105,6 +107,7 @@ class Machine:
         self.fresh: list[Request] = []
         self.given_up: list[Request] = []
         self.buffer: list[Entry] = []
+        self.riders: Riders = None
         self.children: list[ChildStart] = []
         self.divergence: Divergence | None = None
         self.cancel_reason: str | None = None
@@ -194,6 +197,7 @@ class Machine:
         """Drop what is not durable: it follows from code that has diverged."""
         self._next_seq -= len(self.buffer)
         self.buffer.clear()
+        self.riders = of_steps(self.riders)
         self.children.clear()
         self.given_up.clear()
 

@@ -11,6 +11,7 @@ from perdure.clock import SECOND, micros
 from perdure.codec.failure import decode_error, message_of, seal_error
 from perdure.engine.attempt import Attempt, Ended, ObservedAttempt
 from perdure.engine.host import Host
+from perdure.engine.ledger import Rider, ride
 from perdure.engine.live import Live
 from perdure.engine.machine import Machine
 from perdure.engine.request import StepRequest
@@ -126,6 +127,10 @@ class Steps:
             host.now(finish, *outcome)
         else:
             host.soon(finish, *outcome)
+
+    def ride(self, rider: Rider) -> None:
+        """Let it commit with what the run writes next; callable from any thread."""
+        ride(self._machine, rider)
 
     @property
     def live(self) -> Live:

@@ -14,10 +14,11 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, NoReturn, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, Unpack, overload
 from uuid import UUID
 
 from perdure.engine.context import Context
+from perdure.engine.ledger import Remark
 from perdure.engine.machine import MISSING, Halt
 from perdure.errors import EngineSignal, NotInWorkflow
 from perdure.ids import Random
@@ -174,9 +175,9 @@ class SyncContext:
         """See `Context.emit`."""
         self._ask(self._ctx.emit(name, data))
 
-    def annotate(self, name: str, data: Any = None) -> None:
+    def annotate(self, key: str, value: Any = None, **more: Unpack[Remark]) -> None:
         """See `Context.annotate`."""
-        self._ask(self._ctx.annotate(name, data))
+        self._ask(self._ctx.annotate(key, value, **more))
 
     def map(self, fn: Any, items: Any, /, **options: Any) -> Any:
         """See `Context.map`; `fn` is a step or a workflow."""

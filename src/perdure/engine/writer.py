@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from perdure import ids
 from perdure.engine.host import Host
+from perdure.engine.ledger import ride_along
 from perdure.engine.machine import ChildStart, Machine
 from perdure.engine.outcome import cancel_request
 from perdure.engine.request import ChildRequest
@@ -68,7 +69,7 @@ class Writer:
     def anything(self) -> bool:
         """Whether there is something new to write."""
         machine = self._machine
-        return bool(machine.buffer or self.taking or machine.children or machine.given_up)
+        return bool(machine.buffer or self.taking or machine.children or machine.given_up or machine.riders)
 
     def record(self, now: int) -> Record:
         """Everything that is new, as one operation; the lists it comes from are empty then."""
@@ -83,6 +84,8 @@ class Writer:
             if moved:
                 record.clear_suspicion()
                 self.run = run._replace(takeovers=0)
+        if machine.riders:
+            ride_along(record, machine.riders)
         if machine.compensating and run.status != Status.COMPENSATING:
             record.compensate()
             self.run = self.run._replace(status=Status.COMPENSATING)

@@ -15,6 +15,7 @@ from perdure import ids
 from perdure.clock import SECOND, from_datetime, micros, to_datetime
 from perdure.codec.call import CallCodec
 from perdure.codec.failure import decode_error, encode_error
+from perdure.codec.payload import Payloads
 from perdure.codec.value import TypeCodec, codec_for
 from perdure.engine.artifact import Artifacts
 from perdure.engine.current import Emission, StepInfo, running_step, wait_in_thread
@@ -22,6 +23,7 @@ from perdure.engine.definition import Step, StepOptions
 from perdure.engine.machine import MISSING
 from perdure.errors import InvalidOption, NotInWorkflow, ReceiveTimedOut, StepTimedOut
 from perdure.ids import Random
+from perdure.model.limits import Limits
 from perdure.platform.engine import BodyFailed, Platform
 from perdure.platform.steps import Steps
 
@@ -259,6 +261,26 @@ class Body:
         """
         problem = f"emit({topic!r}): the run is not in perdure's journal but on another engine"
         raise NotInWorkflow(problem)
+
+    def record(self, statement: str, *values: Any) -> None:  # noqa: ARG002 - as `CurrentStep` calls it
+        """
+        Not there.
+
+        Raises:
+            NotInWorkflow: Always.
+        """
+        problem = f"the run is not in perdure's store but on another engine, so nothing is recorded ({statement})"
+        raise NotInWorkflow(problem)
+
+    @property
+    def payloads(self) -> Payloads:
+        """Nothing is sealed here."""
+        return Payloads(None, Limits())
+
+    @property
+    def now(self) -> int:
+        """Nothing is recorded here."""
+        return 0
 
     async def flush(self) -> None:
         """Nothing waits to be stored."""

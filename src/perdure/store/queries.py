@@ -64,7 +64,14 @@ def statements(dialect: str) -> dict[str, Statement]:
     """All statements of one dialect: the shared ones and its own."""
     found: dict[str, Statement] = {}
     parts = ("queues", "delivery", "lone", "streams")
-    shared = ["shared.sql", "journal.sql", "artifacts.sql", "doctor.sql", *(f"{part}.sql" for part in parts)]
+    shared = [
+        "shared.sql",
+        "journal.sql",
+        "artifacts.sql",
+        "ledger.sql",
+        "doctor.sql",
+        *(f"{part}.sql" for part in parts),
+    ]
     for file in (*shared, f"{dialect}.sql", *(f"{dialect}_{part}.sql" for part in parts)):
         more = parse(read_sql(file), file)
         if twice := found.keys() & more.keys():

@@ -12,12 +12,13 @@ _MADE = re.compile(r"^create (?:or replace )?(?:table|function|sequence) (perdur
 _PLACE = re.compile(r"\?(\d+)")
 _MARK = re.compile(r"\?")
 _INTEGERS = frozenset({
-    "after", "ageing", "at", "attempt", "attempts", "base", "before", "by_key", "bytes", "closed_at", "closes",
-    "concurrency", "created_at", "dead_at", "deadline_at", "detached", "due_at", "epoch", "expires_at", "frees",
-    "grain", "last", "late", "lease_until", "longest", "message", "most", "most_takeovers", "next", "now", "nth",
-    "number", "owner", "parent", "per_key", "per_worker", "period", "pid", "priority", "rank", "run", "seed",
-    "sent_at", "seq", "since", "size", "source", "span", "started_at", "stream", "tag", "token", "top", "total",
-    "ttl", "undelivered", "until", "weight", "within", "worker",
+    "after", "ageing", "at", "attempt", "attempts", "base", "before", "by_key", "bytes", "cached_tokens", "closed_at",
+    "closes", "concurrency", "cost", "created_at", "dead_at", "deadline_at", "deep", "detached", "due_at", "duration",
+    "epoch", "expires_at", "frees", "generation", "grain", "input_tokens", "last", "late", "lease_until", "longest",
+    "message", "most", "most_takeovers", "next", "now", "nth", "number", "output_tokens", "owner", "parent",
+    "per_key", "per_worker", "period", "pid", "priority", "rank", "run", "seed", "sent_at", "seq", "since", "size",
+    "source", "span", "started_at", "stream", "tag", "token", "top", "total", "ttl", "undelivered", "until", "weight",
+    "within", "worker",
 })  # fmt: skip
 """Parameters that are integers, in all statements; the others are texts."""
 

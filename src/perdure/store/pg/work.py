@@ -18,10 +18,11 @@ _OTHERS = {
     "copy_entry", "copy_artifacts",
 }  # fmt: skip
 """Statements whose id is not that of a run which others may be writing."""
-_FENCED = {"append", "take", "take_keyed", "trace_run", "forget"}
+_FENCED = {"append", "take", "take_keyed", "trace_run", "forget", "annotate", "add_usage"}
 """Statements that come with others which name the same run."""
 _OUTBOX = {
     "advance_delivery", "end_delivery", "leave_delivery", "fail_delivery", "replay_one", "skip_last", "skip_event",
+    "attach",
 }  # fmt: skip
 """Statements that change nothing of the run that they name, whose driver need not wait for them."""
 _PARENTS = {"ask_children", "cancel_children"}

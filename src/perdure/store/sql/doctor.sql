@@ -89,6 +89,8 @@ from (
   union all select distinct 'artifacts', run from perdure_artifacts
   union all select distinct 'blob references', run from perdure_blob_refs
   union all select distinct 'outbox', run from perdure_outbox
+  union all select distinct 'annotations', run from perdure_annotations
+  union all select distinct 'usage', run from perdure_usage
 ) o
 where not exists (select 1 from perdure_runs r where r.number = o.run)
 order by run, what limit :most;

@@ -35,3 +35,27 @@ select s, (select min(o.due_at) from perdure_outbox o where o.sink = s) from jso
 -- name: drop_outbox()
 -- differs: the doomed are a variable.
 delete from perdure_outbox where run = any (_doomed);
+
+-- name: drop_annotations()
+-- differs: the doomed are a variable.
+delete from perdure_annotations where run = any (_doomed);
+
+-- name: drop_usage()
+-- differs: the doomed are a variable.
+delete from perdure_usage where run = any (_doomed);
+
+-- name: usage_of(id, deep, topic, model, since, until)
+-- differs: with an array of numbers, rows are looked for by the index.
+-- Of a run, and of its children down to the last unless `deep` is 0.
+with recursive tree (number) as (
+  select number from perdure_runs where id = :id
+  union all
+  select c.number from tree t join perdure_runs c on c.parent = t.number where :deep = 1
+)
+select u.model, u.provider, u.kind, count(*), sum(u.input_tokens), sum(u.output_tokens), sum(u.cached_tokens),
+  sum(u.cost), sum(u.duration)
+from perdure_usage u
+where u.run = any (array(select t.number from tree t)) and (:topic is null or u.topic = :topic or substr(u.topic, 1, length(:topic) + 1) = :topic || '.')
+  and (:model is null or u.model = :model)
+  and (:since is null or u.at >= :since) and (:until is null or u.at < :until)
+group by u.model, u.provider, u.kind order by u.model, u.provider, u.kind;

@@ -44,3 +44,27 @@ select s.value, (select min(o.due_at) from perdure_outbox o where o.sink = s.val
 -- name: drop_outbox()
 -- differs: temp table.
 delete from perdure_outbox where run in (select number from temp.perdure_doomed);
+
+-- name: drop_annotations()
+-- differs: temp table.
+delete from perdure_annotations where run in (select number from temp.perdure_doomed);
+
+-- name: drop_usage()
+-- differs: temp table.
+delete from perdure_usage where run in (select number from temp.perdure_doomed);
+
+-- name: usage_of(id, deep, topic, model, since, until)
+-- differs: the tree comes first, or the whole table is read.
+-- Of a run, and of its children down to the last unless `deep` is 0.
+with recursive tree (number) as (
+  select number from perdure_runs where id = :id
+  union all
+  select c.number from tree t join perdure_runs c on c.parent = t.number where :deep = 1
+)
+select u.model, u.provider, u.kind, count(*), sum(u.input_tokens), sum(u.output_tokens), sum(u.cached_tokens),
+  sum(u.cost), sum(u.duration)
+from tree t cross join perdure_usage u
+where u.run = t.number and (:topic is null or u.topic = :topic or substr(u.topic, 1, length(:topic) + 1) = :topic || '.')
+  and (:model is null or u.model = :model)
+  and (:since is null or u.at >= :since) and (:until is null or u.at < :until)
+group by u.model, u.provider, u.kind order by u.model, u.provider, u.kind;

@@ -1,0 +1,160 @@
+"""Remarks about runs, and what their steps have used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from perdure import ids
+from perdure.errors import InvalidName, InvalidOption
+from perdure.model.check import check_number
+
+MOST = 2**63 - 1
+UNIT = Decimal(1_000_000_000)
+"""Money is kept in billionths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """
+    Who made a remark.
+
+    Attributes:
+        id: Such as a person's name, or a model's.
+        kind: Such as "human", "agent" or "rule".
+        version: Of what made it.
+    """
+
+    id: str
+    kind: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """
+    A remark about a run.
+
+    Attributes:
+        key: What it is about, such as "approval.outcome".
+        value, payload: Plain data; the payload is what is too long for a list.
+        scope: "run", "step", "call", or whatever else it is about; `scope_id` says which one.
+        generation: Of the run; one more with each rerun.
+        attempt: Of the step that made it; None for others.
+    """
+
+    run_id: str
+    key: str
+    value: Any
+    payload: Any
+    actor: Actor | None
+    scope: str
+    scope_id: str | None
+    generation: int
+    attempt: int | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """
+    What was used, summed up.
+
+    Attributes:
+        calls: How many records.
+        cost: In the unit that the records were made in.
+        seconds: How long the calls took, one after the other.
+    """
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost: Decimal = Decimal(0)
+    seconds: float = 0.0
+
+    def plus(self, other: Used) -> Used:
+        """The sum of both."""
+        return Used(
+            self.calls + other.calls, self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens, self.cost + other.cost, self.seconds + other.seconds,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """
+    What runs have used.
+
+    Attributes:
+        total: All of it.
+        models: By model, as "provider/model", or the model alone where no provider was named.
+        kinds: By kind of call.
+    """
+
+    total: Used
+    models: dict[str, Used]
+    kinds: dict[str, Used]
+
+
+def check_text(option: str, value: object, *, empty: bool = True) -> str:
+    """
+    Return a text that is stored in a column.
+
+    Raises:
+        InvalidOption: It is none, or longer than 200 characters.
+    """
+    if value == "" and empty:
+        return ""
+    try:
+        return ids.check_id(option, value)
+    except InvalidName as error:
+        raise InvalidOption(option, str(error)) from None
+
+
+def check_topic(topic: object) -> str:
+    """
+    Return a topic: names joined by dots, or nothing.
+
+    Raises:
+        InvalidOption: It is something else.
+    """
+    text = check_text("topic", topic)
+    if text and not all(text.split(".")):
+        option = "topic"
+        raise InvalidOption(option, f"{text!r} is not names joined by dots, such as research.search")
+    return text
+
+
+def billionths(cost: object) -> int:
+    """
+    Money as it is stored: billionths of a unit, halves to the even one.
+
+    Raises:
+        InvalidOption: It is no number, negative or too much.
+    """
+    option = "cost"
+    if isinstance(cost, bool) or not isinstance(cost, Decimal | str | int | float):
+        raise InvalidOption(option, f"{cost!r} is not an amount: write Decimal('0.0125') or '0.0125'")
+    try:
+        amount = Decimal(str(cost)) * UNIT
+        found = int(amount.to_integral_value())
+    except (InvalidOperation, OverflowError, ValueError):
+        raise InvalidOption(option, f"{cost!r} is not an amount") from None
+    if not 0 <= found <= MOST:
+        raise InvalidOption(option, f"{cost!r} is negative, or too much")
+    return found
+
+
+def check_tokens(**counts: int) -> tuple[int, ...]:
+    """
+    Return counts of tokens.
+
+    Raises:
+        InvalidOption: One is no whole number of 0 or more.
+    """
+    for name, count in counts.items():
+        check_number(name, count, 0, MOST)
+    return tuple(counts.values())
