@@ -32,7 +32,7 @@ from venvs import interpreter
 HERE = Path(__file__).resolve().parent
 HOME = HERE.parent / ".bench"
 LIMIT_S, QUICK_LIMIT_S = 900, 60
-TRACED = {"W1", "W2", "W2S", "W3"}
+TRACED = {"W1", "W2", "W2S", "W3", "TURNS"}
 
 
 def arguments() -> argparse.Namespace:

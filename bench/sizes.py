@@ -37,6 +37,10 @@ class Sizes:
     """W5: worker processes."""
     w5_idle: int = 40
     """W5: single jobs into the idle queue afterwards."""
+    turns: int = 50
+    """TURNS: turns that stream at the same time."""
+    turn_events: int = 400
+    """TURNS: events of each, one every 25 ms."""
     scale_runs: int = 2_000
     """SCALE: runs of `w2_steps` steps for each number of worker processes."""
     sleepers: int = 100_000
@@ -65,6 +69,8 @@ QUICK = Sizes(
     w4_runs=40,
     w5_jobs=100,
     w5_idle=5,
+    turns=10,
+    turn_events=20,
     scale_runs=40,
     sleepers=300,
     cluster=2,

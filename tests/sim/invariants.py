@@ -23,7 +23,18 @@ def check(world: World) -> None:
     """Report every invariant that does not hold."""
     world.mirror.refresh()
     world.mirror.check_endings()
-    for check_one in (_runs, _journals, _said, _signals, _families, _transactions, _bodies, _rollbacks, _results):
+    for check_one in (
+        _runs,
+        _journals,
+        _said,
+        _turns,
+        _signals,
+        _families,
+        _transactions,
+        _bodies,
+        _rollbacks,
+        _results,
+    ):
         check_one(world)
 
 
@@ -64,7 +75,7 @@ def _said(world: World) -> None:
         over: set[tuple[int, str]] = set()
         for fact in facts:
             place = fact.round, fact.key
-            if fact.kind == Kind.STEP_EMITTED:
+            if fact.kind == Kind.STEP_EMITTED and json.loads(fact.data or "{}")["topic"] == "word":
                 word = json.loads(fact.data or "{}")["value"]
                 if word not in {0, heard.get(place, -1) + 1} or place in over:
                     world.wrong(f"{run.id} hears {fact} after {heard.get(place)}, over: {place in over}")
@@ -74,6 +85,25 @@ def _said(world: World) -> None:
                 says = world.says.get((run.id, *place), 0)
                 if heard.get(place, -1) + 1 != says:
                     world.wrong(f"{run.id}: {fact} is there after {heard.get(place)}, of {says} words")
+
+
+def _turns(world: World) -> None:
+    """A reader who forgets what is void has, when a turn is over, each of its events once and in order."""
+    for number, facts in world.mirror.facts.items():
+        run = world.mirror.runs[number]
+        heard: dict[tuple[int, str], list[tuple[int, int]]] = {}
+        for fact in facts:
+            place = fact.round, fact.key
+            if fact.kind == Kind.STEP_EMITTED:
+                told = json.loads(fact.data or "{}")
+                if told["topic"] == "event":
+                    heard.setdefault(place, []).append((fact.seq, told["value"]["event"]))
+                elif told["topic"] == "void":
+                    heard[place] = [each for each in heard.get(place, ()) if each[0] < told["value"]["from"]]
+            elif fact.kind == Kind.STEP_COMPLETED and (run.id, *place) in world.turns:
+                words = [word for _, word in heard.get(place, ())]
+                if words != list(range(world.turns[run.id, *place])):
+                    world.wrong(f"{run.id}: {fact} is there, and a reader has {words}")
 
 
 def _signals(world: World) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 Node = dict[str, Any]
 LEAVES = (
     "step", "step", "step", "flaky", "once", "threaded", "sleep", "sleep", "receive", "receive", "tell", "chance",
-    "transaction", "transaction", "limited",
+    "transaction", "transaction", "limited", "turn",
 )  # fmt: skip
 BRANCHES = (
     "seq", "seq", "gather", "gather", "group", "first", "each", "race", "timeout", "timeout", "call", "call", "spawn",
     "map", "scope", "patched", "tidy", "flow", "flow",
 )  # fmt: skip
-SYNC_LEAVES = (*(leaf for leaf in LEAVES if leaf != "limited"), "call", "scope")
+SYNC_LEAVES = (*(leaf for leaf in LEAVES if leaf not in {"limited", "turn"}), "call", "scope")
 NAMES = ("go", "stop", "more")
 PATCHES = ("better", "faster")
 
@@ -76,6 +76,9 @@ class Draw:
 
     def _threaded(self, depth: int) -> Node:
         return self._step(depth, thread=True)
+
+    def _turn(self, depth: int) -> Node:
+        return self._flaky(depth) | {"turn": self.rng.choice(("on", "anew")), "undo": None}
 
     def _limited(self, depth: int) -> Node:
         return self._step(depth, limit=self.rng.choice((0.01, 0.1, 3.0)))

@@ -13,6 +13,7 @@ from perdure.engine.steps import Steps
 from perdure.engine.writer import Writer
 from perdure.store.queries import statements
 from perdure.store.record import Record
+from perdure.turn import Turn
 from perdure.worker.worker import Worker
 
 pytestmark = [
@@ -117,7 +118,19 @@ def do_not_see_who_stands_in_line(patch):
     sql(patch, "next_due", "l.rank is not null", "false")
 
 
+def supersede_what_was_said_without_a_word(patch):
+    async def start_over(self: Turn) -> None:
+        self._log.clear()
+
+    patch.setattr(Turn, "start_over", start_over)
+
+
+def store_words_behind_the_outcome(patch):
+    patch.setattr(Steps, "gone", lambda self, key: self.running.pop(key, None))
+
+
 MUTANTS = [
+    supersede_what_was_said_without_a_word, store_words_behind_the_outcome,
     park_without_a_look_at_the_inbox, append_for_whoever_asks, finish_for_whoever_asks,
     claim_without_a_new_epoch, never_tell_a_driver_that_it_lost_the_run, leave_received_signals_in_the_inbox,
     do_not_wake_on_a_signal, do_not_wake_the_parent, do_not_tell_the_parent, leave_the_children_of_a_failed_run_alone,

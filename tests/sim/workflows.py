@@ -9,7 +9,7 @@ began too early, its journal would hold fewer outcomes (I2).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from tests.sim.process import Flaky
@@ -30,6 +30,8 @@ from perdure import (
     current_step,
 )
 from perdure.errors import ChildFailed, ReceiveTimedOut, StepInterrupted, StepTimedOut
+from perdure.turn import Event, Turn, TurnResult
+from perdure.turn.producer import produce
 
 if TYPE_CHECKING:
     from tests.sim.process import Process
@@ -37,6 +39,29 @@ if TYPE_CHECKING:
 Node = dict[str, Any]
 Spec = dict[str, Any]
 TABLE = "create table sim_rows (run text, round integer, key text, value integer)"
+
+
+def turn_body(process: Process) -> Callable[[Spec], Coroutine[Any, Any, int]]:
+    """A step that is a turn: its producer goes on where another one stopped, or begins anew."""
+
+    async def turn(spec: Spec) -> int:
+        place = process.begin(spec | {"says": 0})
+
+        async def producer(turn: Turn) -> AsyncIterator[Event]:
+            for word in range(turn.events, spec["says"]):
+                yield Event(word, str(word))
+                await asyncio.sleep(spec["delay"] / spec["says"])
+
+        result = await produce(
+            producer, (), {}, accumulate=lambda event, text: f"{text}{event},", continues=spec["turn"] == "on"
+        )
+        process.world.turns[place[:3]] = spec["says"]
+        wanted = "".join(f"{word}," for word in range(spec["says"]))
+        if result != TurnResult(wanted, spec["says"]):
+            process.world.wrong(f"{place} said {result} instead of {wanted}")
+        return process.finish(place, spec)
+
+    return turn
 
 
 class Steps:
@@ -73,13 +98,13 @@ class Steps:
             await asyncio.sleep(spec["undo"]["delay"])
             return process.finish(place, told)
 
-        self.work, self.threaded = Step(work), Step(threaded)
+        self.work, self.threaded, self.turn = Step(work), Step(threaded), Step(turn_body(process))
         self.undo = Step(undo).options(retry=Retry(max_attempts=4, delay=0.5, cap=20.0))
         self.insert, self.echo = Step(insert), Step(echo)
 
     def of(self, node: Node) -> Step[..., int]:
         """The step of a node, with its options."""
-        step = self.threaded if node.get("thread") else self.work
+        step = self.threaded if node.get("thread") else self.turn if node.get("turn") else self.work
         options: dict[str, Any] = {}
         if node["tries"] > 1:
             options["retry"] = Retry(max_attempts=node["tries"], delay=node["pause"], cap=20.0)
@@ -118,7 +143,7 @@ class Play:
         return {
             "value": node["value"], "fails": node.get("fails", 0), "delay": node.get("delay", 0),
             "once": node.get("once", False), "seen": self.seen, "round": self.job["round"], "undo": node.get("undo"),
-            "says": node.get("says", 0),
+            "says": node.get("says", 0), "turn": node.get("turn", ""),
         }  # fmt: skip
 
     async def do_step(self, node: Node) -> Any:

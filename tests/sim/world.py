@@ -80,6 +80,7 @@ class World:
         undoable: The steps that have a compensation, by (run, round, key).
         says: How many words each step emits, by the same.
         asked: How often the batches of pipelines were asked for.
+        turns: How many each turn says that has come to its end, by the same.
     """
 
     def __init__(self, seed: int, path: str, *, tracing: bool = False) -> None:
@@ -96,6 +97,7 @@ class World:
         self.undoable: set[tuple[str, int, str]] = set()
         self.says: dict[tuple[str, int, str], int] = {}
         self.asked: Counter[str] = Counter()
+        self.turns: dict[tuple[str, int, str], int] = {}
         self.ends: dict[tuple[str, int, str, int], list[int | None]] = {}
         self.sent: list[Sent] = []
         self.processes: list[Process] = []

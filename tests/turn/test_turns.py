@@ -363,7 +363,7 @@ def test_the_hooks_come_in_their_order_and_once(stage):  # C8 C9 C10 C13
 
         def transact(transaction: Transaction, result, subject):
             transaction.execute("create table if not exists messages (text text)")
-            transaction.execute("insert into messages values (?)", (result.text,))
+            transaction.execute(f"insert into messages values ('{result.text}')")
 
         async def persist(result, subject: str):
             calls.append(("persist", result.text))
