@@ -314,7 +314,7 @@ def test_a_thousand_readers_of_one_turn(stage):
 
     bodies = chatting(stage, use)
     assert bodies == [[STARTED, *POEM, DONE]] * 1000
-    assert asked.count("entries") < 100
+    assert asked.count("entries") < 1_000  # of 6,000 if each read by itself
 
 
 def test_a_framing_that_there_is_not(stage):
