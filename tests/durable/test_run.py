@@ -214,6 +214,28 @@ def test_a_failed_run_goes_on_where_it_failed_when_asked(place):
     place.play(main)
 
 
+def test_again_is_about_what_was_before_the_call(place):
+    """A first call with again=True would be executed twice when it fails at once."""
+
+    def fail():
+        place.ran["fail"] += 1
+        raise ValueError("no")
+
+    async def at_once(ctx):
+        place.ran["begun"] += 1
+        raise ValueError("no")
+
+    async def work(ctx):
+        await ctx.step("fail", fail)
+
+    async def main():
+        for n, fn in enumerate([work, at_once]):
+            assert isinstance(await place.failure(f"r{n}", fn, again=True), ValueError)
+        assert place.ran == {"fail": 1, "begun": 1}
+
+    place.play(main)
+
+
 def test_a_function_that_failed_by_itself_replays_everything(place):
     """A repaired function would do finished steps again."""
 

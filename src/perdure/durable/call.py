@@ -153,6 +153,7 @@ class Call(Generic[R]):
         await self._lend()
         try:
             row = await self._begin(timeout, tags)
+            self._lone.claims = True
             return await self._follow(row)
         finally:
             self._worker.lone.withdraw(self._lone)
@@ -179,7 +180,11 @@ class Call(Generic[R]):
         except StartConflict:
             await self._check_manifest(await self._client.row(self._id))
             raise
-        row = await self._revived(await self._client.row(self._id))
+        row = await self._client.row(self._id)
+        if self._lone.number:  # begun by this call: there is nobody to wait for
+            self._until = None
+            return row
+        row = await self._revived(row)
         if row.finished:
             return row
         held = None
@@ -193,7 +198,6 @@ class Call(Generic[R]):
             raise held
         if held is None:
             self._until = None
-        self._lone.claims = True
         return row
 
     async def _revived(self, row: RunRow) -> RunRow:
