@@ -183,6 +183,22 @@ def test_cancelled_while_it_waits(lab):  # A056 A060
     assert ended.keys("step_completed")[-1] == "b#cancel"
 
 
+def test_cancelled_beside_others(lab):  # A056 A060
+    """Of several batches that wait, a cancelled run gives up one only, or gives it up twice."""
+
+    async def main():
+        services = [Service(lab, ready_at=HOUR) for _ in range(3)]
+        batches = {f"b{n}": Batch(one.submit, one.check, cancel=one.cancel) for n, one in enumerate(services)}
+        async with lab.worker(Pipeline("p").parallel(batches)) as app:
+            handle = await app.start("p", id="r")
+            await asyncio.sleep(70)
+            await handle.cancel()
+            return await lab.ended(app, "r"), services
+
+    ended, services = lab.play(main)
+    assert (ended.status, [service.given_up for service in services]) == ("cancelled", [["b1"]] * 3)
+
+
 def test_failed_sibling(lab):  # W29
     """A batch goes on, and is paid for, when its run has failed."""
     service = Service(lab, ready_at=HOUR)

@@ -121,9 +121,11 @@ def test_artifacts(lab):  # A029 A034
     async def main():
         async with lab.worker(Pipeline("p").stage("keep", keep).stage("look", look)) as app:
             handle = await app.start("p", id="r")
-            return await handle.result(), await handle.artifacts(), await app.client.artifact("r", "scan.bin")
+            exported = (await app.client.export("r"))["run"] if await handle.result() else {}
+            return await handle.result(), await handle.artifacts(), await app.client.artifact("r", "scan.bin"), exported
 
-    value, infos, data = lab.play_on_real_clock(main)
+    value, infos, data, exported = lab.play_on_real_clock(main)
+    assert [(one["name"], one["size"]) for one in exported["artifacts"]] == [("pages/1.json", 27), ("scan.bin", 2)]
     assert value == [nested, False, ["pages/1.json", "scan.bin"]]
     assert [(info.name, info.step) for info in infos] == [("pages/1.json", "keep"), ("scan.bin", "keep")]
     assert data == b"\x00\xff"

@@ -19,8 +19,9 @@ async def export_run(store: Store, payloads: Payloads, run_id: str) -> dict[str,
     Everything that is stored about one run, as plain data that `json` can write.
 
     {"perdure": 1, "run": {"id", "workflow", "status", "generation", "seed", "input", "output", "error",
-    "tags", …}, "journal": [{"seq", "kind", "key", "at", "data", …}, …]}. Times are microseconds since 1970.
-    Payloads are opened and large ones fetched; what is null is left out of the journal's entries.
+    "tags", "artifacts", …}, "journal": [{"seq", "kind", "key", "at", "data", …}, …]}. Times are microseconds since
+    1970. Payloads are opened and large ones fetched; what is null is left out of the journal's entries. Artifacts are listed
+    with their sizes, without their data.
 
     Raises:
         RunNotFound: There is no such run.
@@ -48,6 +49,10 @@ async def export_run(store: Store, payloads: Payloads, run_id: str) -> dict[str,
         "deadline_at": row.deadline_at,
         "forked_from": row.forked_from,
         "tags": [tag for (tag,) in await store.rows("tags_of", row.number)],
+        "artifacts": [
+            dict(zip(("name", "step", "media_type", "size", "saved_at"), found, strict=True))
+            for found in await store.rows("artifacts", row.number)
+        ],
         "input": await opened(row.input),
         "output": await opened(row.output),
         "error": await opened(row.error),
