@@ -165,3 +165,24 @@ def test_a_distributed_stage_tells_in_its_child(lab):
             )
 
     assert lab.play(main) == ([{"stage": "a", "progress": 0.3, "message": ""}], "r/a/p.stage")
+
+
+def test_remarks_and_usage(lab):
+    """A stage cannot say why it decided so, or what its calls have cost, or what failed attempts said is lost."""
+
+    def decide(stage: StageContext[Any, None]) -> None:
+        stage.annotate("decision.outcome", "yes", actor="agent")
+        stage.usage("small", input_tokens=7, cost="0.25")
+        if stage.attempt == 1:
+            raise ConnectionError
+
+    async def main():
+        async with lab.worker(Pipeline("p").stage("decide", decide)) as app:
+            await (await app.start("p", id="r")).result()
+            return await app.client.annotations("r"), await app.client.usage("r")
+
+    remarks, used = lab.play(main)
+    assert [(one.key, one.value, one.scope_id, one.attempt) for one in remarks] == [
+        ("decision.outcome", "yes", "decide", 1), ("decision.outcome", "yes", "decide", 2),
+    ]  # fmt: skip
+    assert (str(used.total.cost), list(used.models)) == ("0.5", ["small"])

@@ -20,8 +20,8 @@ async def export_run(store: Store, payloads: Payloads, run_id: str) -> dict[str,
 
     {"perdure": 1, "run": {"id", "workflow", "status", "generation", "seed", "input", "output", "error",
     "tags", "artifacts", …}, "journal": [{"seq", "kind", "key", "at", "data", …}, …]}. Times are microseconds since
-    1970. Payloads are opened and large ones fetched; what is null is left out of the journal's entries. Artifacts are listed
-    with their sizes, without their data.
+    1970. Payloads are opened and large ones fetched; what is null is left out of the journal's entries. Artifacts are
+    listed with their sizes, without their data.
 
     Raises:
         RunNotFound: There is no such run.

@@ -207,6 +207,14 @@ class StageContext(Generic[I_co, C_co]):
         told: dict[str, Any] = {"stage": self.id, "progress": done, "message": message}
         _emit(PROGRESS, told | ({"details": details} if details else {}))
 
+    def annotate(self, key: str | Mapping[str, Any], value: Any = None, **options: Any) -> None:
+        """Make a remark about the run, of this stage: see `CurrentStep.annotate`, which has the options."""
+        current_step().annotate(key, value, **options)
+
+    def usage(self, model: str = "", **counts: Any) -> None:
+        """Record what a call of this stage has used: see `CurrentStep.usage`, which has the counts."""
+        current_step().usage(model, **counts)
+
     @property
     def log(self) -> StageLog:
         """Log lines of the stage, kept in the run's journal: ``stage.log.info("read", pages=7)``."""
