@@ -349,3 +349,29 @@ def test_pruning_forgets_stores_that_are_long_gone(pg):
     pg.apply(*lines)
     assert pg.sql("select count(*) from perdure_writers where id in ('old', 'new')") == [(1,)]
     assert pg.apply(start("b")), "a store whose row is gone goes on"
+
+
+def test_the_drivers_own_confusion_is_a_broken_connection(pg):
+    """A function whose connection broke would fail its step for ever, with an error about states of the driver."""
+    ran = []
+
+    async def confused(transaction):
+        ran.append(len(ran))
+        if len(ran) == 1:
+            transaction._connection = Confused(transaction._connection)
+        await transaction.execute("select 1")
+        return []
+
+    body = AsyncBody(confused, contextvars.copy_context())
+    assert pg.run(pg.store.apply(Operation([start("a")], body=body)))[0][0] == "started"
+    assert ran == [0, 1]
+
+
+class Confused:
+    """What asyncpg may be in when the server has gone while a statement was prepared."""
+
+    def __init__(self, connection) -> None:
+        self.is_closed = connection.is_closed
+
+    async def fetch(self, _sql):
+        raise asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress")

@@ -17,14 +17,9 @@ from perdure.errors import (
 
 UNSTORABLE = (UnicodeError, OverflowError, TypeError, ValueError)
 """What is raised for a value that cannot be sent: lone surrogates, integers beyond 64 bits, objects."""
-FAILURES = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-    TimeoutError,
-    *UNSTORABLE,
-)
+BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+"""What the driver raises for what the server says and for connections that break, its own confusion included."""
+FAILURES = (*BROKEN, *UNSTORABLE)
 """All that the driver raises."""
 AGAIN = frozenset({"40001", "40P01"})
 """Two transactions stood in each other's way: nothing was done, and the same may be done at once again."""

@@ -12,7 +12,7 @@ from perdure.clock import Clock, elapsed, standing_still
 from perdure.errors import OperationRefused, StoreClosed
 from perdure.store.operation import AsyncBody, Guarded, Line, Operation
 from perdure.store.pg import lasting
-from perdure.store.pg.errors import AGAIN, mapped, state_of, unsure
+from perdure.store.pg.errors import AGAIN, BROKEN, mapped, state_of, unsure
 from perdure.store.transaction import refuse_control
 
 
@@ -58,7 +58,7 @@ class PostgresAsyncTransaction:
             try:
                 with standing_still(self._clock):
                     return [tuple(row) for row in await self._connection.fetch(sql, *parameters)]
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except BROKEN as error:
                 self.failure = error
                 raise mapped(error, "a transaction of a workflow") from error
             finally:
