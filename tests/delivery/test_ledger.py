@@ -160,7 +160,7 @@ def test_a_lost_worker_records_nothing_twice(office):
     office.play(main)
 
 
-def test_totals_are_rolled_up_the_tree(office):  # A101 A106
+def test_totals_are_rolled_up_the_tree(office):  # A101 A106 W20
     """A parent's bill would lack what its children have used, or a neighbour's would be on it."""
 
     async def leaf(ctx: Context, cost: str) -> None:

@@ -623,7 +623,7 @@ def test_without_sinks_nothing_is_paid(office):
     office.play(main)
 
 
-def test_an_event_costs_two_commits_however_many_there_are(office):  # A080
+def test_an_event_costs_two_commits_however_many_there_are(office):  # A080 W23
     """Each event would wait for the disk by itself."""
 
     async def main():

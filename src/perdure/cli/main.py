@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 import perdure.cli.artifact
 import perdure.cli.steer  # noqa: F401 - its commands join those of run
-from perdure.cli import db, doctor, flow, ledger, pipeline, queue, run, serve, sink, worker
+from perdure.cli import db, doctor, flow, ledger, pipeline, queue, run, serve, sink, tick, worker
 from perdure.cli.command import Session, command
 from perdure.cli.exits import INTERRUPTED, UNEXPECTED, USAGE, table
 from perdure.cli.output import plain, visible
@@ -35,6 +35,7 @@ _ORDER = (
     "usage",
     "worker",
     "workers",
+    "tick",
     "serve",
     "db",
     "doctor",
@@ -117,6 +118,7 @@ app.add_typer(queue.group, name="queue")
 app.add_typer(sink.group, name="sink")
 command(app, "usage")(ledger.usage)
 command(app, "worker", database=False)(worker.work)
+command(app, "tick")(tick.tick)
 command(app, "workers")(worker.workers)
 command(app, "serve")(serve.serve)
 app.add_typer(db.group, name="db")
