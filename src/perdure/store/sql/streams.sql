@@ -1,4 +1,4 @@
--- Streams: statements that every database takes as written; see docs/streams.md and docs/adr/0030-streams.md.
+-- Streams: statements that every database takes as written; see docs/streams.md and docs/adr/0027-streams.md.
 -- A stream whose `expires_at` has passed is gone, whatever its row still says.
 
 -- name: delete_stream(tag, stream, now)
