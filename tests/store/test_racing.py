@@ -1,6 +1,7 @@
 """A seeded crowd on one real Postgres: workers that die, callers' transactions that are rolled back, all at once."""
 
 import asyncio
+import gc
 import random
 
 import asyncpg
@@ -131,3 +132,4 @@ class Crowd:
 def test_a_random_crowd_on_one_server_leaves_what_a_doctor_finds_healthy(seed, options):
     """Of claims, records, deaths and callers' transactions at once one would cost a run, or do something twice."""
     asyncio.run(Crowd(seed, with_search_path(server().url(**options))).play())
+    gc.collect()  # here, and not in the midst of another test

@@ -10,6 +10,8 @@ import asyncpg
 
 from perdure import ids
 from perdure.clock import Clock, elapsed, standing_still
+from perdure.errors import StoreClosed
+from perdure.store.base import CLOSED
 from perdure.store.pg.address import Address
 from perdure.store.pg.errors import AGAIN, FAILURES, mapped, state_of, unsure
 
@@ -46,12 +48,21 @@ class Lasting:
         self.closed = False
 
     async def connect(self) -> asyncpg.Connection:
-        """The connection; a new one when the last has failed."""
+        """
+        The connection; a new one when the last has failed.
+
+        Raises:
+            StoreClosed: Nobody wants it any more.
+        """
         if self._connection is None or self._connection.is_closed():
             with standing_still(self._clock):
-                self._connection = await self._address.connect(
+                connection = await self._address.connect(
                     statement_timeout=STATEMENT, idle_in_transaction_session_timeout=idle()
                 )
+            if self.closed:
+                connection.terminate()
+                raise StoreClosed(CLOSED)
+            self._connection = connection
         return self._connection
 
     def drop(self) -> None:
