@@ -10,7 +10,7 @@ from perdure.clock import Clock, micros
 from perdure.errors import InvalidOption
 from perdure.model.check import check_number
 from perdure.model.status import TERMINAL, Status
-from perdure.store.prune import prune_rest, prune_some, prune_streams
+from perdure.store.prune import prune_rest, prune_some
 from perdure.store.store import Store
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ class Upkeep:
             if not count:
                 break
         await prune_rest(self.store, self._clock.now(), trees)
-        await prune_streams(self.store, self._clock.now(), trees)
         return removed
 
     async def size(self) -> int:

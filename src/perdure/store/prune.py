@@ -31,16 +31,19 @@ async def prune_some(
     return len(await store.apply(operation))
 
 
-async def prune_rest(store: Store, now: int, blobs: int) -> None:
+async def prune_rest(store: Store, now: int, most: int) -> None:
     """
-    Remove what belongs to no run any more: names and commands whose time is over, and payloads that nothing refers to.
+    Remove what belongs to no run any more.
+
+    These are names and commands whose time is over, payloads that nothing refers to, and what is left of streams that
+    were deleted or have expired.
 
     Args:
         now: Microseconds since 1970.
-        blobs: Payloads per transaction.
+        most: Payloads, and chunks of streams, per transaction.
     """
-    over: list[Line] = [("forget_names", (now,)), ("forget_commands", (now,))]
-    while await store.apply(Operation([*over, ("drop_orphans", (blobs,))])):
+    over: list[Line] = [("forget_names", (now,)), ("forget_commands", (now,)), ("drop_orphans", (most,))]
+    while await store.apply(Operation([*over, *_streams(now, most)])):
         pass
 
 
@@ -54,6 +57,10 @@ async def prune_streams(store: Store, now: int, chunks: int = 500, *, rounds: in
         rounds: Most transactions; None until nothing is left.
     """
     while rounds is None or rounds > 0:
-        if not await store.apply(Operation([("drop_chunks", (now, chunks)), ("drop_streams", (now,))])):
+        if not await store.apply(Operation(_streams(now, chunks))):
             return
         rounds = None if rounds is None else rounds - 1
+
+
+def _streams(now: int, chunks: int) -> list[Line]:
+    return [("drop_chunks", (now, chunks)), ("drop_streams", (now,))]

@@ -11,7 +11,7 @@ from perdure.clock import SECOND, Clock, elapsed, micros
 from perdure.errors import StoreError
 from perdure.model.status import TERMINAL
 from perdure.store.operation import Operation
-from perdure.store.prune import prune_rest, prune_some, prune_streams
+from perdure.store.prune import prune_rest, prune_some
 from perdure.store.store import Store
 
 log = logging.getLogger("perdure.worker")
@@ -94,7 +94,6 @@ class Retention:
             )
         if not self._stopped and await self._mine("orphans", begun, begun + DAY):
             await prune_rest(self._store, begun, MOST)
-            await prune_streams(self._store, begun, MOST)
 
     async def _mine(self, chore: str, now: int, until: int) -> bool:
         """Whether this worker is to do it; if so, no other will before that time."""
