@@ -306,14 +306,20 @@ def test_following_a_run_passes_over_what_was_forgotten_meanwhile(lab):
         async with lab.worker(flow) as app:
             await app.start("flow", 0, id="r")
             await asyncio.sleep(10)
-            kinds = []
-            async for event in app.handle("r").events():
-                kinds.append(event.kind)
-                if len(kinds) == 1:
+            rows, listed = app.client.store.rows, []
+
+            async def forgetting(name, *parameters):
+                found = await rows(name, *parameters)
+                if name == "entries" and not listed:
+                    listed.extend(found)
                     await app.signal("r", "go")
                     await asyncio.sleep(10)
                     await app.client.prune(older_than=10**6)
                     await app.signal("r", "go")
+                return found
+
+            app.client.store.rows = forgetting
+            kinds = [event.kind async for event in app.handle("r").events()]
             assert kinds[0] == "step_completed"
             assert kinds[-6:] == [
                 "continued", "step_completed", "step_completed", "receive_started", "signal_received", "completed",

@@ -10,6 +10,8 @@ from perdure.store.load import load_run, resolve
 from perdure.store.store import Store
 
 PAGE = 500
+PAGE_CHARS = 2_000_000
+"""A page ends behind the entry with which it has as much; large payloads are fetched one by one until then."""
 
 
 class Page(NamedTuple):
@@ -60,7 +62,7 @@ class Pages:
         run_id, number, place = key
         finished = (await load_run(self._store, run_id)).finished
         rows = await self._store.rows("entries", number, place, PAGE)
-        entries = []
+        entries, chars = [], 0
         for row in rows:
             entry = Entry(*row)
             place = entry.seq
@@ -68,7 +70,10 @@ class Pages:
                 entry = entry._replace(data=await resolve(self._store, entry.data))
                 if entry.data and entry.data.startswith("@"):
                     continue  # continue_as_new has forgotten it since it was listed
+                chars += len(entry.data or "")
             entries.append(entry)
+            if chars >= PAGE_CHARS:
+                return Page(entries, place, full=True, finished=finished)
         return Page(entries, place, len(rows) == PAGE, finished)
 
 
