@@ -26,7 +26,7 @@ from crashkit import diary, flows
 from perdure import App, PerdureError, Queue, RunHandle, Status, WorkerOptions, ids
 from perdure.errors import RunFinished
 from perdure.store import batch, pulse, sqlite
-from perdure.store.operation import Operation
+from perdure.store.operation import Guarded, Operation
 
 Role = Callable[["Session"], Awaitable[None]]
 
@@ -75,9 +75,8 @@ def names(operation: Operation) -> set[str]:
     found = {name for name, _ in operation.lines}
     if operation.body is None:
         return found
-    if any(name.startswith("guard") for name in found):
-        # An operator's operation: its other statements depend on nothing but its guards.
-        return found | {name for name, _ in operation.body(None)}
+    if isinstance(operation.body, Guarded):
+        return found | {name for name, _ in operation.body.lines}
     return found | {"transaction"}
 
 
