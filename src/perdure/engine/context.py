@@ -17,7 +17,7 @@ from perdure.codec.value import codec_for
 from perdure.engine.child import CallOptions, Child, ChildOptions, Takes0, Takes1, Takes2, Takes3, start_child
 from perdure.engine.combine import MapResult, map_items, race
 from perdure.engine.current import current_step
-from perdure.engine.definition import LONE, Registry, Step, StepOptions, Workflow
+from perdure.engine.definition import LONE, Registry, Step, Workflow, closure
 from perdure.engine.ledger import Remark, remark
 from perdure.engine.loop import Branch, RunTask
 from perdure.engine.machine import MISSING, TIMED_OUT, Machine
@@ -122,21 +122,12 @@ class Context:
         if type(fn) is Step:
             returns = fn.returns
         elif isinstance(fn, str):
-            fn, args, kwargs, returns = self._closure(fn, args, kwargs)
+            fn, returns = closure(fn, args, kwargs)
+            args, kwargs = (), {}
         else:
             fn = self._registry.step_of(fn)
             returns = fn.returns
         return await self._wanted(fn, args, kwargs, returns, transactional=False)
-
-    def _closure(
-        self, name: str, args: tuple[Any, ...], options: dict[str, Any]
-    ) -> tuple[Step[..., Any], tuple[Any, ...], dict[str, Any], Any]:
-        if len(args) != 1 or not callable(args[0]) or "name" in options:
-            option = "ctx.step(name, fn)"
-            raise InvalidOption(option, "a name, given once, is followed by exactly one function without parameters")
-        ids.check_name("step name", name)
-        returns = codec_for(options.pop("returns", Any))
-        return Step(args[0], StepOptions().changed(name=name, **options)), (), {}, returns
 
     def _wanted(
         self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], returns: Any, *, transactional: bool

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 from perdure.codec.payload import Payloads
 from perdure.engine.ledger import remarks, used
@@ -244,35 +244,27 @@ class CurrentStep(StepInfo):
         return self.body.wait(awaitable)
 
 
-class Silent(NamedTuple):
-    """A body that may not emit: a transaction's."""
+class Silent:
+    """
+    A body of which the journal hears nothing but its outcome: a transaction, or a step on another engine.
 
-    info: StepInfo
+    Attributes:
+        why: Why it can neither emit nor record, for the error that says so.
+    """
 
-    @property
-    def over(self) -> bool:
-        """No: a transaction's outcome counts until it is committed."""
-        return False
+    why = "a transaction is visible as a whole or not at all, and has rows of its own"
+    over = False
 
-    def emit(self, topic: str, value: Any) -> None:
-        """
-        Refuse.
+    def __init__(self, info: StepInfo) -> None:
+        self.info = info
 
-        Raises:
-            NotInWorkflow: Always.
-        """
-        problem = f"a transaction is visible as a whole or not at all, so it cannot emit {topic!r}: {value!r}"
-        raise NotInWorkflow(problem)
+    def emit(self, topic: str, _value: Any) -> None:
+        """Refuse, with NotInWorkflow."""
+        self._refuse(f"emit({topic!r})")
 
-    def record(self, statement: str, *values: Any) -> None:  # noqa: ARG002 - as `CurrentStep` calls it
-        """
-        Refuse.
-
-        Raises:
-            NotInWorkflow: Always.
-        """
-        problem = f"a transaction has rows of its own, so it cannot record others ({statement})"
-        raise NotInWorkflow(problem)
+    def record(self, statement: str, *_values: Any) -> None:
+        """Refuse, with NotInWorkflow."""
+        self._refuse(statement)
 
     @property
     def payloads(self) -> Payloads:
@@ -287,29 +279,21 @@ class Silent(NamedTuple):
     async def flush(self) -> None:
         """There is nothing to wait for."""
 
-    async def emitted(self, key: str) -> list[Emission]:  # noqa: ARG002 - as all bodies
+    async def emitted(self, _key: str) -> list[Emission]:
         """Nothing."""
         return []
 
     def wait(self, awaitable: Awaitable[T]) -> T:
-        """
-        Refuse.
-
-        Raises:
-            NotInWorkflow: Always.
-        """
-        problem = f"a transaction keeps all others waiting, so it cannot wait for {awaitable!r}"
-        raise NotInWorkflow(problem)
+        """Refuse, with NotInWorkflow: a transaction keeps others waiting."""
+        self._refuse(f"wait({awaitable!r})")
 
     @property
     def artifacts(self) -> Artifacts:
-        """
-        Refuse.
+        """Refuse, with NotInWorkflow."""
+        self._refuse("no artifacts")
 
-        Raises:
-            NotInWorkflow: Always.
-        """
-        problem = "a transaction has its own rows, so it cannot have artifacts"
+    def _refuse(self, what: str) -> NoReturn:
+        problem = f"{what}: {self.why}"
         raise NotInWorkflow(problem)
 
 

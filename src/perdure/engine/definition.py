@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from perdure.clock import micros
 from perdure.codec.call import CallCodec
-from perdure.codec.value import TypeCodec
+from perdure.codec.value import TypeCodec, codec_for
 from perdure.engine.loop import PrivateLoop
 from perdure.errors import BlockingCall, DuplicateName, InvalidOption, UnknownWorkflow
 from perdure.ids import check_name
@@ -154,6 +154,22 @@ if TYPE_CHECKING:
 
 else:
     AsyncStep = SyncStep = Step
+
+
+def closure(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Step[..., Any], TypeCodec]:
+    """
+    The step that ``ctx.step("name", fn, **options)`` asks for, and how its result is kept.
+
+    Raises:
+        InvalidOption: It was given anything but one function, or an option that steps do not have.
+        InvalidName: A step cannot have this name.
+    """
+    if len(args) != 1 or not callable(args[0]) or "name" in options:
+        option = "ctx.step(name, fn)"
+        raise InvalidOption(option, "a name, given once, is followed by exactly one function without parameters")
+    check_name("step name", name)
+    returns = codec_for(options.pop("returns", Any))
+    return Step(args[0], StepOptions().changed(name=name, **options)), returns
 
 
 @dataclass(frozen=True, slots=True)

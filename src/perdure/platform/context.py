@@ -15,15 +15,12 @@ from perdure import ids
 from perdure.clock import SECOND, from_datetime, micros, to_datetime
 from perdure.codec.call import CallCodec
 from perdure.codec.failure import decode_error, encode_error
-from perdure.codec.payload import Payloads
 from perdure.codec.value import TypeCodec, codec_for
-from perdure.engine.artifact import Artifacts
-from perdure.engine.current import Emission, StepInfo, running_step, wait_in_thread
-from perdure.engine.definition import Step, StepOptions
+from perdure.engine.current import Silent, StepInfo, running_step, wait_in_thread
+from perdure.engine.definition import Step, StepOptions, closure
 from perdure.engine.machine import MISSING
 from perdure.errors import InvalidOption, NotInWorkflow, ReceiveTimedOut, StepTimedOut
 from perdure.ids import Random
-from perdure.model.limits import Limits
 from perdure.platform.engine import BodyFailed, Platform
 from perdure.platform.steps import Steps
 
@@ -244,65 +241,18 @@ class PlatformContext:
         return f"{self._workflow}/{key}"
 
 
-class Body:
+class Body(Silent):
     """A body that runs on another engine, as `current_step` tells of it."""
 
+    why = "the run is not in perdure's store but on another engine"
+
     def __init__(self, info: StepInfo) -> None:
-        self.info = info
-        self.over = False
+        super().__init__(info)
         self._loop = asyncio.get_running_loop()
-
-    def emit(self, topic: str, value: Any) -> None:  # noqa: ARG002 - as `CurrentStep.emit` calls it
-        """
-        Not there.
-
-        Raises:
-            NotInWorkflow: Always.
-        """
-        problem = f"emit({topic!r}): the run is not in perdure's journal but on another engine"
-        raise NotInWorkflow(problem)
-
-    def record(self, statement: str, *values: Any) -> None:  # noqa: ARG002 - as `CurrentStep` calls it
-        """
-        Not there.
-
-        Raises:
-            NotInWorkflow: Always.
-        """
-        problem = f"the run is not in perdure's store but on another engine, so nothing is recorded ({statement})"
-        raise NotInWorkflow(problem)
-
-    @property
-    def payloads(self) -> Payloads:
-        """Nothing is sealed here."""
-        return Payloads(None, Limits())
-
-    @property
-    def now(self) -> int:
-        """Nothing is recorded here."""
-        return 0
-
-    async def flush(self) -> None:
-        """Nothing waits to be stored."""
-
-    async def emitted(self, key: str) -> list[Emission]:  # noqa: ARG002 - as `CurrentStep.emitted` calls it
-        """Nothing was emitted."""
-        return []
 
     def wait(self, awaitable: Awaitable[R]) -> R:
         """See `CurrentStep.wait`."""
         return wait_in_thread(awaitable, self._loop)
-
-    @property
-    def artifacts(self) -> Artifacts:
-        """
-        Not there.
-
-        Raises:
-            NotInWorkflow: Always.
-        """
-        problem = "the run is not in perdure's store but on another engine, so it has no artifacts"
-        raise NotInWorkflow(problem)
 
 
 async def _call(step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -319,9 +269,5 @@ def _parts(
     if not isinstance(fn, str):
         step: Step[..., Any] = fn if isinstance(fn, Step) else Step(fn)
         return step, args, kwargs, step.returns
-    if len(args) != 1 or not callable(args[0]) or "name" in kwargs:
-        option = "ctx.step(name, fn)"
-        raise InvalidOption(option, "a name, given once, is followed by exactly one function without parameters")
-    options = dict(kwargs)
-    returns = codec_for(options.pop("returns", Any))
-    return Step(args[0], StepOptions().changed(name=fn, **options)), (), {}, returns
+    named, returns = closure(fn, args, kwargs)
+    return named, (), {}, returns
