@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
-from weakref import WeakValueDictionary
 
 from perdure.errors import EngineSignal
 
@@ -20,7 +19,8 @@ _NOT_FIELDS: dict[type, tuple[str, ...]] = {
     BaseExceptionGroup: ("message", "exceptions"),
 }
 
-_index: WeakValueDictionary[str, type[BaseException]] = WeakValueDictionary()
+# A class that was found is kept: one made on the fly could be collected, and a replay would show its error as another.
+_index: dict[str, type[BaseException]] = {}
 
 
 def name_of(cls: type) -> str:
@@ -34,11 +34,11 @@ def find(name: str) -> type[BaseException] | None:
 
     The engine's control flow is not found: a stored error must not be able to steer it.
     """
-    cls = _index.get(name)
+    cls = _index.get(name) or next((each for each in _walk(BaseException, set()) if name_of(each) == name), None)
     if cls is None:
-        _index.update({name_of(each): each for each in _walk(BaseException, set())})
-        cls = _index.get(name)
-    return _newest(cls) if cls else None
+        return None
+    _index[name] = newest = _newest(cls)
+    return newest
 
 
 def blank(cls: type[BaseException], group: tuple[str, list[BaseException]] | None) -> BaseException | None:

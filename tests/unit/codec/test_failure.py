@@ -283,9 +283,19 @@ def test_local_classes_and_redefined_ones():
     second = define()
     assert type(decode_error(text)) is second
     assert type(decode_error(encode_error(second.__mro__[1]("y")))) is second.__mro__[1]
-    del first, second
+
+
+def test_a_class_that_was_found_is_kept():
+    """I6: the replay of an error whose class was made on the fly would show another class once that is collected."""
+    text = encode_error(type("Fleeting", (Exception,), {})("x"))
     gc.collect()
     assert type(decode_error(text)) is RecordedError
+    error = type("Kept", (Exception,), {})("x")
+    text = encode_error(error)
+    assert type(decode_error(text)) is type(error)
+    del error
+    gc.collect()
+    assert type(decode_error(text)).__name__ == "Kept"
 
 
 def test_an_error_whose_text_fails_is_stored():
