@@ -74,7 +74,7 @@ sim: $(STAMP) ## simulate SEEDS=300 seeds, or one: SEED=17
 
 .PHONY: examples
 examples: $(STAMP) ## run the examples and compare what they print
-	@$(PYTEST) tests/examples
+	@$(PYTEST) tests/examples -n 2
 
 .PHONY: browser
 browser: $(STAMP) ## the chat page in a real browser, whose server is killed
