@@ -13,6 +13,7 @@ from postgreskit.server import server
 
 from perdure import App, Context, WorkerOptions
 from perdure.clock import SECOND, SystemClock
+from perdure.worker.takeover import sweep
 
 HOUR = 3_600 * SECOND
 LEASE = 0.6
@@ -37,6 +38,14 @@ class Machines:
         self.gate = asyncio.Event()
         self.bodies = asyncio.Queue()
         self._patch = monkeypatch
+        self._looked = asyncio.Event()
+        monkeypatch.setattr("perdure.worker.worker.sweep", self._look)
+
+    async def _look(self, *arguments, **options):
+        """As a worker looks for dead ones."""
+        found = await sweep(*arguments, **options)
+        self._looked.set()
+        return found
 
     async def worker(self, off: int, lease: float = LEASE) -> App:
         self._patch.setattr("perdure.ids.process_place", lambda place=f"machine {off}": place)
@@ -54,10 +63,11 @@ class Machines:
         return "done"
 
     async def until(self, app, sql: str) -> None:
-        """Look until the database says so."""
+        """Until the database says so after a worker has looked for dead ones."""
         async with asyncio.timeout(20):
-            while not (await app.client.store.select(sql))[0][0]:  # noqa: ASYNC110 - other workers write it
-                await asyncio.sleep(0.02)
+            while not (await app.client.store.select(sql))[0][0]:
+                self._looked.clear()
+                await self._looked.wait()
 
 
 def play(main, monkeypatch):

@@ -161,6 +161,8 @@ class Receiver(BaseHTTPRequestHandler):
         self.send_response(500 if len(self.server.got) == 1 else 200)
         self.send_header("content-length", "0")
         self.end_headers()
+        if len(self.server.got) == 3:
+            self.server.told_all.set()
 
     def log_message(self, *_args):
         """Quietly."""
@@ -173,7 +175,7 @@ async def ship(ctx: Context) -> str:
 def test_a_real_server_is_told_over_the_network(tmp_path, caplog):
     """What works with a mock would not work over a socket."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
-        server.got = []
+        server.got, server.told_all = [], threading.Event()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         app = App(f"sqlite:///{tmp_path / 'hooks.db'}")
         app.workflow(ship)
@@ -184,9 +186,7 @@ def test_a_real_server_is_told_over_the_network(tmp_path, caplog):
         async def main():
             async with app:
                 await (await app.start("ship", id="r")).result()
-                async with asyncio.timeout(10):
-                    while len(server.got) < 3:  # noqa: ASYNC110 - filled by the server's thread
-                        await asyncio.sleep(0.01)
+                assert await asyncio.to_thread(server.told_all.wait, 10)
 
         with caplog.at_level(logging.DEBUG, logger="perdure"):
             asyncio.run(main())
