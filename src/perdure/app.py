@@ -247,7 +247,7 @@ class App(Face):
         """
         from perdure.flow.play import children_of, compiled  # noqa: PLC0415 - `import perdure` need not wait for it
 
-        registered = workflow_options(options | {"name": flow.name})
+        registered = workflow_options(options, flow.name)
         for child in children_of(flow):
             if child != flow.name:
                 self.registry.pick(child)
@@ -267,7 +267,7 @@ class App(Face):
         """
         from perdure.pipeline.play import compiled  # noqa: PLC0415 - `import perdure` need not wait for it
 
-        workflow, *others = compiled(pipeline, workflow_options(options | {"name": pipeline.name}))
+        workflow, *others = compiled(pipeline, workflow_options(options, pipeline.name))
         for made in (workflow, *others):
             self.registry.add(made)
         return workflow

@@ -135,8 +135,11 @@ def from_datetime(moment: datetime, option: str = "time") -> int:
     The stored form of an aware datetime.
 
     Raises:
-        InvalidOption: The datetime has no time zone.
+        InvalidOption: It is no datetime, or has no time zone.
     """
+    given: object = moment
+    if not isinstance(given, datetime):
+        raise InvalidOption(option, f"{given!r} is not a datetime")
     if moment.tzinfo is None:
         raise InvalidOption(option, f"{moment!r} has no time zone; use datetime.now(UTC) or another aware time")
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

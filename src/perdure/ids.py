@@ -151,9 +151,10 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     Raises:
         InvalidName: One is no id, or they are one string instead of several.
     """
-    if isinstance(tags, str):
+    given: Any = tags
+    if isinstance(given, str) or not isinstance(given, Iterable):
         what = "list of tags"
-        raise InvalidName(what, tags, f"write [{tags!r}]")
+        raise InvalidName(what, given, f"write [{str(given)!r}]")
     return tuple(check_id("tag", tag) for tag in tags)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -83,12 +84,16 @@ class Commands:
             CommandConflict: The key was used with other input.
             CommandInProgress: Somebody else is at it.
             CommandOvertaken: It took longer than `stale_after` and somebody else began; nothing was changed.
+            InvalidOption: `fn` is no coroutine function, or an option is wrong.
         """
+        if not inspect.iscoroutinefunction(fn):
+            option = "fn"
+            raise InvalidOption(option, f"{fn!r} is not a coroutine function (async def)")
         named = ids.check_name("command name", getattr(fn, "__name__", "") if name is None else name)
-        codec = CallCodec(fn, skip=1)
+        codec, stale = CallCodec(fn, skip=1), micros(stale_after, "stale_after")
         text = canonical_json(json.loads(codec.encode(args, {})), f"The input of {named}")
         command = Command(cast("Client", self), named, ids.check_id("command key", key))
-        found = await self._acquire(command, blake2b(text.encode(), digest_size=16).hexdigest(), micros(stale_after))
+        found = await self._acquire(command, blake2b(text.encode(), digest_size=16).hexdigest(), stale)
         what = f"The result of {named}"
         value: R
         if found is not None:
@@ -206,7 +211,14 @@ class Command:
 
         It is called when the handler has returned, with the open `Transaction` and `args`, perhaps more than once of
         which the last counts. What it raises undoes everything, frees the key and is raised by the command.
+
+        Raises:
+            InvalidOption: It is no plain function.
         """
+        given: object = fn
+        if not callable(given) or inspect.iscoroutinefunction(fn):
+            option = "transaction"
+            raise InvalidOption(option, f"{fn!r} is not a plain function (def)")
         self._bodies.append(lambda transaction: plain_call(fn, transaction, *args))
 
     async def _ask(self, call: Callable[[Client], Coroutine[Any, Any, Any]]) -> None:

@@ -9,6 +9,7 @@ from perdure.client.view import ArtifactInfo, RunEvent, RunInfo, run_event
 from perdure.codec.failure import decode_error
 from perdure.codec.value import TypeCodec
 from perdure.errors import RunCancelled, RunFailed
+from perdure.model.check import check_number
 from perdure.model.run import End
 from perdure.model.status import Status
 from perdure.store.load import load_run, resolve
@@ -77,7 +78,12 @@ class RunHandle(Generic[R]):
         Args:
             after: Begin behind the entry with this seq.
             follow: Go on with new entries until the run has ended; otherwise stop at the last one there is.
+
+        Raises:
+            RunNotFound: There is no run with this id.
+            InvalidOption: `after` is no number; a text, as of a header, is one only after ``int(…)``.
         """
+        check_number("after", after, 0)
         store, pages, payloads = self._client.store, self._client.pages, self._client.payloads
         number = (await load_run(store, self.id)).number
         while True:

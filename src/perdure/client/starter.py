@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Never, Protocol, TypeVar
 
 from perdure import ids
 from perdure.client.enqueue import Start, enqueue
@@ -16,6 +16,7 @@ from perdure.codec.value import TypeCodec, codec_for
 from perdure.engine.definition import Registry, Workflow
 from perdure.engine.observer import Observer
 from perdure.errors import InvalidOption, RunFinished, StartConflict
+from perdure.model.check import check_number
 from perdure.model.limits import Limits
 from perdure.model.queue import Debounce, Dedupe, Queue
 from perdure.model.run import Claimed, RunRow
@@ -104,6 +105,7 @@ class Starter(ABC, Generic[H]):
         dedupe: Dedupe | str | None = None,
         debounce: Debounce | None = None,
         version: str | None = None,
+        **unknown: Never,
     ) -> H:
         """
         Start a run; it is durable when this returns.
@@ -122,8 +124,10 @@ class Starter(ABC, Generic[H]):
             dedupe: Tells it from its repetition; a text is short for Dedupe(text).
             debounce: Start once for a flood of starts, with the last input.
             version: Which version of the workflow to begin with, and so to stay with; "" for the one without.
+            unknown: There are no others; the input has no names.
 
         Raises:
+            InvalidOption: An option that there is not, or that is wrong.
             UnknownQueue: There is no such queue; nothing was stored.
             QueueDraining: The queue takes no more runs; nothing was stored.
             DuplicateRun: Dedupe(then="reject"), and another run has the key; nothing was stored.
@@ -131,6 +135,9 @@ class Starter(ABC, Generic[H]):
             InvalidInput: The input does not fit the workflow's parameters; nothing was stored.
             StartConflict: The id belongs to a run of another workflow or with other input.
         """
+        if unknown:
+            option = ", ".join(sorted(unknown))
+            raise InvalidOption(option, "a start has no such option; the workflow's input is positional")
         definition = self._registry.pick(workflow, version)
         what = f"The input of {definition.name}"
         text = definition.call.encode(args, {})
@@ -144,14 +151,13 @@ class Starter(ABC, Generic[H]):
         trace = None if self._observer is None else self._observer.starting(definition.stored_as, run_id)
         terms = definition.terms(queue, key, priority, weight)
         if terms.queue or dedupe is not None or debounce is not None:
-            if dedupe is not None and debounce is not None:
-                option = "debounce"
-                raise InvalidOption(option, "it excludes dedupe")
+            dedupe = Dedupe(dedupe) if isinstance(dedupe, str) else dedupe
+            _check_names(dedupe, debounce)
             if debounce is not None:
                 due_at = now + micros(debounce.wait)
             start = Start(
                 run_id, definition.stored_as, payload, ids.seed(), now, due_at, deadline, terms, tuple(labels),
-                Dedupe(dedupe) if isinstance(dedupe, str) else dedupe, debounce, trace=trace,
+                dedupe, debounce, trace=trace,
             )  # fmt: skip
             return await self._enqueue(start, definition, text, version)
         owner = self.adopter.reserve() if self.adopter and due_at == now else None
@@ -199,9 +205,7 @@ class Starter(ABC, Generic[H]):
             InvalidInput: The item does not fit; nothing was stored.
             UnknownQueue, QueueDraining: As for `start`.
         """
-        if size < 2:  # noqa: PLR2004 - a batch of one is a start
-            option = "size"
-            raise InvalidOption(option, f"{size!r} is less than 2")
+        check_number("size", size, 2)  # a batch of one is a start
         definition = self._registry.pick(workflow)
         text = definition.call.encode(([item],), {})
         now = self._clock.now()
@@ -245,7 +249,8 @@ class Starter(ABC, Generic[H]):
         Args:
             name: What the run receives it as.
             data: Any value that can be stored as JSON.
-            key: Deduplication: of several signals with the same name and key only the first counts.
+            key: Deduplication: of several signals with the same name and key only the first counts; 1 to 200
+                characters.
 
         Returns:
             Whether it was accepted: False when one with this key came before.
@@ -255,6 +260,8 @@ class Starter(ABC, Generic[H]):
             RunFinished: It has ended.
         """
         ids.check_name("signal name", name)
+        if key is not None:
+            ids.check_id("signal key", key)
         what = f"The payload of signal {name!r}"
         payload = self.payloads.seal(codec_for(Any).encode(data, what), what)
         now, topic = self._clock.now(), f"signal:{name}"
@@ -279,6 +286,21 @@ class Starter(ABC, Generic[H]):
             RunNotFound: There is no such run.
         """
         return await load_run(self.store, run_id)
+
+
+def _check_names(dedupe: object, debounce: object) -> None:
+    """
+    Check what a start may have instead of an id.
+
+    Raises:
+        InvalidOption: One is something else, or there are both.
+    """
+    for option, given, kind in (("dedupe", dedupe, Dedupe), ("debounce", debounce, Debounce)):
+        if given is not None and not isinstance(given, kind):
+            raise InvalidOption(option, f"{given!r} is no {kind.__name__}(…)")
+    if dedupe is not None and debounce is not None:
+        option = "debounce"
+        raise InvalidOption(option, "it excludes dedupe")
 
 
 def _begun(owner: int | None, due_at: int, now: int) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 from perdure.engine.context import Context
 from perdure.engine.definition import AsyncStep, SyncStep, Workflow, WorkflowOptions
 from perdure.engine.threaded import SyncContext
-from perdure.errors import InvalidOption
+from perdure.model.check import check_known
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,15 +32,16 @@ class WorkflowDecorator(Protocol):
     def __call__(self, fn: Callable[Concatenate[SyncContext, P], R], /) -> Workflow[P, R]: ...
 
 
-def workflow_options(options: dict[str, Any]) -> WorkflowOptions:
+def workflow_options(options: dict[str, Any], name: str = "") -> WorkflowOptions:
     """
     The options of a workflow, as a user gave them.
+
+    Args:
+        name: Of what has its name already, and so no option for it.
 
     Raises:
         InvalidOption: There is no such option, or it is wrong.
     """
-    try:
-        return WorkflowOptions(**options)
-    except TypeError as error:
-        option = "workflow options"
-        raise InvalidOption(option, str(error)) from None
+    own: dict[str, Any] = {"name": name} if name else {}
+    check_known("workflow options", options, WorkflowOptions.__dataclass_fields__.keys() - own.keys())
+    return WorkflowOptions(**options, **own)

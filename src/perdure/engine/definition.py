@@ -17,6 +17,7 @@ from perdure.codec.value import TypeCodec, codec_for
 from perdure.engine.loop import PrivateLoop
 from perdure.errors import BlockingCall, DuplicateName, InvalidOption, UnknownWorkflow
 from perdure.ids import check_name
+from perdure.model.check import check_known
 from perdure.model.queue import NO_TERMS, Queue, Terms, name_of
 from perdure.model.retry import NO_RETRY, Retry
 from perdure.model.version import check_version, check_workflow_name, pin, recency
@@ -72,12 +73,14 @@ class StepOptions:
             raise InvalidOption(option, problem)
 
     def changed(self, **options: Any) -> StepOptions:
-        """A copy with other options."""
-        try:
-            return replace(self, **options)
-        except TypeError as error:
-            option = "step options"
-            raise InvalidOption(option, str(error)) from None
+        """
+        A copy with other options.
+
+        Raises:
+            InvalidOption: There is no such option, or it is wrong.
+        """
+        check_known("step options", options, StepOptions.__dataclass_fields__)
+        return replace(self, **options)
 
 
 DEFAULT_OPTIONS = StepOptions()

@@ -1,8 +1,9 @@
-"""Options that are numbers or classes of errors, checked where they are given and not where they are first used."""
+"""Options, checked where they are given and not where they are first used."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from perdure.errors import InvalidOption
 
@@ -23,6 +24,17 @@ def check_number(option: str, value: object, least: float, most: float = math.in
     if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
         span = f"{least} or more" if most == math.inf else f"from {least} to {most}"
         raise InvalidOption(option, f"{value!r} is not a {'whole ' if whole else ''}number: it must be {span}")
+
+
+def check_known(what: str, given: Collection[str], known: Collection[str]) -> None:
+    """
+    Refuse names of options that there are not.
+
+    Raises:
+        InvalidOption: One is not among those known.
+    """
+    if unknown := sorted(set(given).difference(known)):
+        raise InvalidOption(what, f"there is no {', '.join(unknown)}; there are {', '.join(sorted(known))}")
 
 
 def check_classes(option: str, value: object) -> None:

@@ -111,7 +111,7 @@ def check_text(option: str, value: object, *, empty: bool = True) -> str:
     try:
         return ids.check_id(option, value)
     except InvalidName as error:
-        raise InvalidOption(option, str(error)) from None
+        raise InvalidOption(option, f"{value!r} cannot be one: {error.problem}") from None
 
 
 def check_topic(topic: object) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from perdure.clock import SECOND, micros
 from perdure.errors import InvalidOption
 from perdure.ids import check_id
+from perdure.model.check import check_known, check_number
 
 SLIDING_PARTS = 60
 """A sliding window is counted in this many parts, so that a limit costs as many numbers at most."""
@@ -44,7 +45,7 @@ class Rate:
     per_key: bool = False
 
     def __post_init__(self) -> None:
-        _at_least_one("Rate(limit)", self.limit)
+        check_number("Rate(limit)", self.limit, 1)
         if self.period < SLIDING_PARTS:
             option = "Rate(per)"
             raise InvalidOption(option, "it must be 60 microseconds or more")
@@ -102,7 +103,7 @@ class Queue:
         for option in ("concurrency", "per_key", "per_worker"):
             value = getattr(self, option)
             if value is not None:
-                _at_least_one(f"Queue({option})", value)
+                check_number(f"Queue({option})", value, 1)
         if self.while_waiting not in ("hold", "free"):
             option = "Queue(while_waiting)"
             raise InvalidOption(option, f"{self.while_waiting!r} is neither 'hold' nor 'free'")
@@ -127,11 +128,8 @@ class Queue:
         Raises:
             InvalidOption: There is no such field, or a value is out of range.
         """
-        try:
-            return replace(self, **fields)
-        except TypeError as error:
-            option = "queue"
-            raise InvalidOption(option, str(error)) from None
+        check_known("queue", fields, Queue.__dataclass_fields__)
+        return replace(self, **fields)
 
     @property
     def columns(self) -> tuple[int | None, int | None, int | None, int, int]:
@@ -240,7 +238,7 @@ class Terms:
     def __post_init__(self) -> None:
         if self.key:
             check_id("queue key", self.key)
-        _at_least_one("weight", self.weight)
+        check_number("weight", self.weight, 1)
         priority: object = self.priority
         if not isinstance(priority, int) or abs(priority) > MOST_PRIORITY:
             option = "priority"
@@ -253,11 +251,6 @@ class Terms:
 def name_of(queue: str | Queue) -> str:
     """A queue's name, however it was given."""
     return queue.name if isinstance(queue, Queue) else queue
-
-
-def _at_least_one(option: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InvalidOption(option, f"{value!r} is not a whole number of 1 or more")
 
 
 NO_TERMS = Terms()

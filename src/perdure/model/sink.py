@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from perdure.clock import from_datetime, micros
 from perdure.errors import InvalidOption
 from perdure.ids import check_name
-from perdure.model.check import check_number
+from perdure.model.check import check_known, check_number
 from perdure.model.entry import Kind
 from perdure.model.event import STARTED, Event
 from perdure.model.retry import Retry
@@ -65,6 +65,10 @@ class Sink:
         if not callable(target):
             option = "target"
             raise InvalidOption(option, f"{target!r} cannot be called with an event")
+        retry: object = self.retry
+        if not isinstance(retry, Retry):
+            option = "retry"
+            raise InvalidOption(option, f"{retry!r} is not a Retry(…)")
         check_number("concurrency", self.concurrency, 1)
         if micros(self.timeout, "timeout") == 0:
             option = "timeout"
@@ -103,12 +107,10 @@ def declaring(
     """
 
     def declare(fn: Any) -> Any:
-        try:
-            add(Sink(name, fn, **options))
-        except TypeError as error:
-            option = "sink options"
-            raise InvalidOption(option, str(error)) from None
+        add(Sink(name, fn, **options))
         return fn
+
+    check_known("sink options", options, Sink.__dataclass_fields__.keys() - {"name", "target"})
 
     if target is not None:
         declare(target)

@@ -21,14 +21,16 @@ FEWEST = 16
 _PREFIX = "whsec_"
 
 
-def key_of(secret: str) -> bytes:
+def key_of(secret: object) -> bytes:
     """
     The bytes that a secret stands for: after ``whsec_`` base64, else its own in UTF-8.
 
     Raises:
-        InvalidOption: It has less than 16 bytes, or is no base64.
+        InvalidOption: It is no text, has less than 16 bytes, or is no base64.
     """
     option = "secret"
+    if not isinstance(secret, str):
+        raise InvalidOption(option, "it is no text")
     try:
         key = b64decode(secret.removeprefix(_PREFIX), validate=True) if secret.startswith(_PREFIX) else secret.encode()
     except NotBase64:
@@ -36,6 +38,19 @@ def key_of(secret: str) -> bytes:
     if len(key) < FEWEST:
         raise InvalidOption(option, f"it has {len(key)} bytes; {FEWEST} or more keep it from being guessed")
     return key
+
+
+def keys_of(secrets: str | Iterable[str]) -> list[bytes]:
+    """
+    The keys of one secret, or of several.
+
+    Raises:
+        InvalidOption: There is none, or as for `key_of`.
+    """
+    option, given = "secret", [secrets] if isinstance(secrets, str) else list(secrets or ())
+    if not given:
+        raise InvalidOption(option, "there is none")
+    return [key_of(each) for each in given]
 
 
 def sign(keys: Iterable[bytes], event_id: str, timestamp: int, body: bytes) -> str:
@@ -71,6 +86,7 @@ def verify(
         The event's id, to tell a repetition by.
 
     Raises:
+        InvalidOption: There is no secret, or it is none.
         InvalidSignature: It is not signed, by another secret, too old, or its time is in the future.
     """
     given = {name.lower(): value for name, value in headers.items()}
@@ -82,8 +98,7 @@ def verify(
     if abs(now - int(sent)) > micros(tolerance, "tolerance") / SECOND:
         problem = "it was sent too long ago, or the clocks differ"
         raise InvalidSignature(problem)
-    keys = [key_of(each) for each in ([secret] if isinstance(secret, str) else secret)]
-    expected = sign(keys, event_id, int(sent), body).split()
+    expected = sign(keys_of(secret), event_id, int(sent), body).split()
     # All are compared, in a time that does not tell which one fits.
     matches = [
         hmac.compare_digest(mine.encode(), theirs.encode()) for mine in expected for theirs in signatures.split()

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from perdure.clock import SECOND, Clock, SystemClock
 from perdure.errors import DeliveryFailed, InvalidOption, RetryAfter, Terminal
 from perdure.model.event import Event
-from perdure.outbox.signature import ID, SIGNATURE, TIMESTAMP, key_of, sign
+from perdure.outbox.signature import ID, SIGNATURE, TIMESTAMP, keys_of, sign
 
 if TYPE_CHECKING:
     import httpx
@@ -49,16 +49,13 @@ class Webhook:
         if importlib.util.find_spec("httpx") is None:
             option = "Webhook"
             raise InvalidOption(option, "it needs httpx: pip install 'perdure[webhooks]'")
-        parts = urlsplit(url)
+        parts = urlsplit(url or "")
         self.host = parts.hostname or ""
         if parts.scheme not in {"http", "https"} or not self.host:
             option = "url"
             raise InvalidOption(option, f"{parts.scheme}://{self.host} is no address of a web server")
         self._url = url
-        self._keys = [key_of(each) for each in ([secret] if isinstance(secret, str) else secret)]
-        if not self._keys:
-            option = "secret"
-            raise InvalidOption(option, "there is none")
+        self._keys = keys_of(secret)
         self._headers = {"content-type": "application/json", "user-agent": "perdure", **(headers or {})}
         self._ca = ca
         self._clock = clock or SystemClock()

@@ -17,6 +17,7 @@ from perdure.store.sqlite import SqliteStore
 from perdure.store.store import Store
 
 _POSTGRES = ("postgresql", "postgres")
+_KNOWN = "write sqlite:///file.db or postgresql://user@host/database"
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 
 
@@ -52,7 +53,16 @@ def store_at(
 
 
 def is_postgres(url: str) -> bool:
-    """Whether a URL is of a Postgres database."""
+    """
+    Whether a URL is of a Postgres database.
+
+    Raises:
+        InvalidOption: It is no text.
+    """
+    given: object = url
+    if not isinstance(given, str):
+        option = "url"
+        raise InvalidOption(option, f"{given!r} is no text; {_KNOWN}")
     return url.partition("://")[0] in _POSTGRES
 
 
@@ -66,8 +76,7 @@ def sqlite_path(url: str) -> str:
     scheme, found, rest = url.partition("://")
     if not found or scheme != "sqlite":
         option = "url"
-        known = "write sqlite:///file.db or postgresql://user@host/database"
-        raise InvalidOption(option, f"{url!r} is none that perdure knows; {known}")
+        raise InvalidOption(option, f"{url!r} is none that perdure knows; {_KNOWN}")
     return rest.removeprefix("/") or ":memory:"
 
 

@@ -17,6 +17,7 @@ from perdure.codec.sse import MEDIA_TYPE, sse_comment, sse_event
 from perdure.codec.value import codec_for
 from perdure.engine.definition import Workflow
 from perdure.errors import InvalidOption, PerdureError, RunFinished
+from perdure.model.check import check_number
 from perdure.store.load import find_run
 from perdure.turn.follow import TurnEvent, code_of, follow, interrupt
 from perdure.turn.producer import TurnResult
@@ -92,6 +93,9 @@ class ChatOptions:
         if self.framing not in {"ndjson", "sse"}:
             option = "framing"
             raise InvalidOption(option, f"{self.framing!r} is neither 'ndjson' nor 'sse'")
+        if self.after is not None:
+            check_number("after", self.after, 0)
+        check_number("keep_alive", self.keep_alive, 0.01, whole=False)
 
 
 class ChatAnswer:

@@ -13,6 +13,7 @@ from perdure.engine.context import Context
 from perdure.engine.current import current_step
 from perdure.engine.definition import Registry, Step, StepOptions, Workflow, WorkflowOptions
 from perdure.errors import InvalidOption
+from perdure.model.check import check_known
 from perdure.model.retry import Retry
 from perdure.turn.log import TURN, Accumulate, Log, said
 from perdure.turn.producer import Producer, Turn, TurnResult, produce
@@ -55,6 +56,12 @@ class TurnOptions:
     complete: Callable[..., Any] | None = None
     stop: Callable[..., Any] | None = None
 
+    def __post_init__(self) -> None:
+        for option in ("accumulate", "transform", "transact", "persist", "complete", "stop"):
+            hook = getattr(self, option)
+            if not callable(hook) and (hook is not None or option == "accumulate"):
+                raise InvalidOption(option, f"{hook!r} is not a function")
+
 
 class TurnDecorator(Protocol):
     """What ``@app.turn(…)`` applies to the function."""
@@ -74,10 +81,7 @@ def turn_workflow(producer: Producer, options: dict[str, Any]) -> Workflow[..., 
     Raises:
         InvalidOption: There is no such option, or the producer is no async generator function.
     """
-    unknown = options.keys() - _WORKFLOW - _STEP - _OWN
-    if unknown:
-        option = "turn options"
-        raise InvalidOption(option, f"there is no {', '.join(sorted(unknown))}")
+    check_known("turn options", options, _WORKFLOW | _STEP | _OWN)
     if not inspect.isasyncgenfunction(producer):
         option = "turn"
         raise InvalidOption(option, f"{producer!r} is no async generator function: `async def` with a `yield`")
