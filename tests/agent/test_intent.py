@@ -69,3 +69,13 @@ def test_a_matcher_that_cannot_be_is_refused(options):
     """A mistake would be found with the first message, or never."""
     with pytest.raises(InvalidOption, match="Matcher"):
         Matcher(**options)
+
+
+def test_one_name_to_skip_is_that_one():
+    """Agents whose names are parts of the skipped one's would be left out too."""
+    agents = {"bill": Matcher(["invoice"]), "billing": Matcher(["invoice"])}
+    assert classify_intent(agents, "invoice", skip="billing").name == "bill"
+    with pytest.raises(InvalidOption, match="skip: 3 are not all texts"):
+        classify_intent(agents, "invoice", skip=3)
+    with pytest.raises(InvalidOption, match="write a list of texts"):
+        Matcher([3])

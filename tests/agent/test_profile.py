@@ -44,3 +44,10 @@ def test_how_long_a_prompt_must_be_is_a_choice():
     """X26: a short prompt that is enough could not be declared."""
     short = AgentProfile(prompt="Answer yes or no.")
     assert codes(short, least_prompt=10) == set()
+
+
+def test_one_tool_is_one_tool():
+    """A tool would count as provided because its name is a part of another one's, and the model call it in vain."""
+    profile = AgentProfile(prompt="x", tools="find", provided="find_order")
+    assert ("error", "tool_without_provider", "tools.find") in codes(profile)
+    assert codes(profile, least_prompt=1, allowed="find") == set()

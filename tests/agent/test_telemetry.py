@@ -10,6 +10,7 @@ import pytest
 
 from perdure import App, Retry, RunEvent, current_step
 from perdure.agent import REDACTED, Disclosure, Summary, sanitised, sse_run_event, telemetry
+from perdure.errors import InvalidOption
 from perdure.model.entry import Kind
 from perdure.testing import run_virtual
 
@@ -156,3 +157,13 @@ def test_as_server_sent_events(journal):
     first = sent.split("\n\n")[0].splitlines()
     assert first[:2] == ["id: 1", f"event: {journal[0].kind}"]
     assert json.loads(first[2].removeprefix("data: "))["key"] == journal[0].key
+
+
+def test_one_name_to_disclose_is_that_one():
+    """Events whose names are parts of the disclosed one's would leave the house."""
+    disclosure = Disclosure(events="order.shipped")
+    for name, shown in (("order.shipped", {"n": 1}), ("order", REDACTED)):
+        told = sanitised(event("emitted", {"name": name, "data": {"n": 1}}), disclosure)
+        assert told.data == {"name": name, "data": shown}
+    with pytest.raises(InvalidOption, match="secrets"):
+        Disclosure(secrets="password")

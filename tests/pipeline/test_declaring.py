@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from perdure import App, Batch, Pending, Pipeline, Retry, Stage, StageContext
+from perdure import App, Batch, Flow, Pending, Pipeline, Retry, Stage, StageContext
 from perdure.errors import DuplicateName, InvalidConfig, InvalidName, InvalidOption, RunNotFound
 from perdure.pipeline.config import ConfigProblem
 
@@ -57,7 +57,7 @@ WHOLE = (
     Pipeline("whole", input=str)
     .stage("take", take)
     .parallel({"left": configured, "right": sized})
-    .stage("end", Batch(submit, check), dependencies=("left",))
+    .stage("end", Batch(submit, check, dependencies=("left",)))
 )
 
 
@@ -137,6 +137,25 @@ def test_mistakes_are_found_when_it_is_built():  # W13
         Batch(submit, check, deadline=0)
     with pytest.raises(InvalidOption, match="next_check_in"):
         Pending(0)
+
+
+@pytest.mark.parametrize("stages", [{}, [take], take])
+def test_parts_have_names(stages):
+    """Stages, entries and branches without names would be an AttributeError in perdure's own code."""
+    with pytest.raises(InvalidOption, match=r"group 1 of pipeline 'p': it has no stages by name: write {name: …}"):
+        Pipeline("p").parallel(stages)
+    with pytest.raises(InvalidOption, match=r"parallel 'n': it has no entries by name"):
+        Flow("f").parallel("n", stages)
+    with pytest.raises(InvalidOption, match=r"route 'n': it has no branches by name"):
+        Flow("f").route("n", take, stages)
+
+
+def test_options_are_for_functions():
+    """Attempts that a user has asked for beside a Stage would silently not be made."""
+    with pytest.raises(InvalidOption, match=r"^retry: it is for functions; a Stage or Batch has its own options"):
+        Pipeline("p").stage("a", Stage(take), retry=Retry(max_attempts=9))
+    mixed = Pipeline("p").parallel({"a": Stage(take), "b": take}, timeout=4)
+    assert [mixed.get(name).options.timeout for name in "ab"] == [None, 4]
 
 
 def test_types_can_be_given():

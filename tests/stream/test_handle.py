@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -272,3 +272,29 @@ def test_a_tail_ends_with_its_app(file_place):
             await tail
 
     file_place.play(main)
+
+
+def test_what_a_stream_cannot_be_made_as_is_told(place):
+    """A fork would be an empty stream, a life of half a second over at once, a mistake an error of perdure's own."""
+
+    async def main(app, _web):
+        stream = app.stream("s")
+        for options, told in (
+            ({"ttl": 0}, "ttl, expires_at: the stream would be gone"),
+            ({"expires_at": datetime(2001, 1, 1, tzinfo=UTC)}, "ttl, expires_at: the stream would be gone"),
+            ({"expires_at": "tomorrow"}, "expires_at: 'tomorrow' is not a datetime"),
+            ({"at": "-1"}, "at: it needs forked_from"),
+            ({"at": 3, "forked_from": "other"}, "offset: 3 is none"),
+        ):
+            with pytest.raises(InvalidOption, match=told):
+                await stream.create(**options)
+        with pytest.raises(InvalidName, match="stream name"):
+            await stream.create(forked_from=stream)
+        with pytest.raises(InvalidOption, match="content type: 3 is no media type"):
+            app.stream("s", media_type=3)
+        assert await stream.create(ttl=0.5)
+        assert (await stream.info()).ttl == 1
+        with pytest.raises(InvalidOption, match="offset: 0 is none"):
+            await stream.read(0)
+
+    place.play(main)

@@ -447,6 +447,17 @@ def test_an_absolute_end_is_not_moved(place):
     place.play(main)
 
 
+def test_a_stream_that_would_be_gone_at_once_is_not_made(place):
+    """Whoever makes it would be told that it is not there, and its row would stay."""
+
+    async def main(app, web):
+        assert (await web.make("s", "x", Stream_TTL="0")).status == 400
+        assert (await web.make("s", "x", Stream_Expires_At="2001-06-15T17:07:00Z")).status == 400
+        assert await app.hub.streams.row("s") is None
+
+    place.play(main)
+
+
 # --------------------------------------------------------------------------------------------- forks
 def fork(source="s", at=None, part=None):
     found = {"Stream_Forked_From": f"/v1/stream/u/{source}"}
@@ -594,6 +605,13 @@ def test_browsers_are_told_who_may_read(file_place):
         assert asked.status == 204
         assert "If-None-Match" in asked.headers["access-control-allow-headers"]
         assert "PUT" in asked.headers["access-control-allow-methods"]
+        # One origin by itself is that one, and not all that it contains.
+        web = Web(app.stream_server(origins="https://shop.example"))
+        for origin, allowed in (("https://shop.example", True), ("https://shop.exam", False)):
+            headers = (await web.read("s", Origin=origin)).headers
+            assert ("access-control-allow-origin" in headers) == allowed
+        web = Web(app.stream_server(origins="https://*.example"))
+        assert "access-control-allow-origin" not in (await web.read("s", Origin="https://evil.example")).headers
         lost = await web.get("/v1/nothing")
         assert (lost.status, lost.headers["x-content-type-options"]) == (404, "nosniff")
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from perdure.errors import InvalidOption
-from perdure.model.check import check_number
+from perdure.model.check import check_number, check_texts
 
 PATTERN_COUNTS = 1.5
 """What a pattern that is found counts for, in keywords."""
@@ -42,7 +42,7 @@ class Matcher:
                 problem = "it must be more than 0"
                 raise InvalidOption(option, problem)
         for option, texts in (("Matcher(keywords)", self.keywords), ("Matcher(patterns)", self.patterns)):
-            if isinstance(texts, str):
+            if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
                 problem = "write a list of texts"
                 raise InvalidOption(option, problem)
         option = "Matcher(keywords)"
@@ -91,12 +91,16 @@ def classify_intent(
     Args:
         agents: By name, in the order in which they are preferred.
         skip: Names to leave out, such as the one that has just passed the message on.
+
+    Raises:
+        InvalidOption: `skip` are not names.
     """
+    left_out = check_texts("skip", skip)
     scores: dict[str, float] = {}
     best: tuple[str | None, float] = (None, 0.0)
     for name, given in agents.items():
         matchers = [given] if isinstance(given, Matcher) else list(given)
-        if name in skip or not matchers:
+        if name in left_out or not matchers:
             continue
         scores[name] = score = sum(matcher.score(message) for matcher in matchers)
         if score > best[1] and score >= min(matcher.min_score for matcher in matchers):

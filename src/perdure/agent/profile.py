@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from perdure.model.check import check_texts
+
 SHELL = frozenset({"bash", "sh", "shell", "python", "node", "curl", "web", "browser"})
 """Capabilities of the place where an agent runs, which are no tools to be declared."""
 LEAST_PROMPT = 800
@@ -33,12 +35,19 @@ class AgentProfile:
         prompt: Its system prompt.
         tools: Names of the tools that it is told of.
         provided: Names of the tools that something provides: functions, MCP servers.
+
+    Raises:
+        InvalidOption: `tools` or `provided` are not names.
     """
 
     prompt: str
     tools: Collection[str] = ()
     provided: Collection[str] = ()
     subagents: Collection[SubAgent] = ()
+
+    def __post_init__(self) -> None:
+        for option in ("tools", "provided"):
+            object.__setattr__(self, option, check_texts(f"AgentProfile({option})", getattr(self, option)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,11 @@ def check_profile(
         allowed: Tools that may be declared although nothing is known to provide them.
         strict: Remains of a template are errors, not warnings.
     """
-    found = [*_prompt(profile, least_prompt), *_tools(profile, frozenset(allowed)), *_subagents(profile, strict=strict)]
+    found = [
+        *_prompt(profile, least_prompt),
+        *_tools(profile, frozenset(check_texts("allowed", allowed))),
+        *_subagents(profile, strict=strict),
+    ]
     return Conformance(
         [remark for remark in found if remark.severity == "error"],
         [remark for remark in found if remark.severity == "warning"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -14,6 +14,8 @@ from typing import Any
 from perdure.client.handle import RunHandle
 from perdure.client.view import RunEvent
 from perdure.codec.sse import sse_event
+from perdure.errors import InvalidOption
+from perdure.model.check import check_texts
 from perdure.model.entry import ENDINGS, Kind
 
 REDACTED = "[redacted]"
@@ -34,13 +36,23 @@ class Disclosure:
         errors: The messages of errors, and the reasons of pauses and cancellations. Tracebacks and fields never.
         events: Names of emitted events, annotations and live topics whose data is shown.
         secrets: Keys of objects whose values are never shown, wherever they are.
+
+    Raises:
+        InvalidOption: `events` are not texts, or `secrets` is no compiled pattern.
     """
 
     results: bool = False
     signals: bool = False
     errors: bool = False
-    events: frozenset[str] = frozenset()
+    events: Collection[str] = frozenset()
     secrets: re.Pattern[str] = SECRETS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "events", frozenset(check_texts("Disclosure(events)", self.events)))
+        secrets: object = self.secrets
+        if not isinstance(secrets, re.Pattern):
+            option = "Disclosure(secrets)"
+            raise InvalidOption(option, f"{secrets!r} is not what re.compile gives")
 
     def without_secrets(self, data: Any) -> Any:
         """Data that may be shown, but for what stands under the name of a secret."""

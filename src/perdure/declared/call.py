@@ -1,9 +1,9 @@
-"""Whether the functions of a declared workflow can be called with what they will be given."""
+"""Whether a declared workflow has what it needs: parts with names, functions that take what they will be given."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -29,6 +29,20 @@ def takes(what: str, fn: Callable[..., Any], *offered: str) -> int:
     most = len(offered) if inspect.Parameter.VAR_POSITIONAL in kinds else min(positional, len(offered))
     must_take(what, fn, *offered[:most])
     return most
+
+
+def must_name(what: str, kind: str, parts: object) -> None:
+    """
+    Check that parts are given by their names.
+
+    Args:
+        kind: What they are called.
+
+    Raises:
+        InvalidOption: They are not, or there are none.
+    """
+    if not isinstance(parts, Mapping) or not parts:
+        raise InvalidOption(what, f"it has no {kind} by name: write {{name: …}}, not {parts!r}")
 
 
 def must_take(what: str, fn: Callable[..., Any], *offered: str) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from perdure.clock import from_datetime, micros
-from perdure.declared.call import must_take, takes
+from perdure.declared.call import must_name, must_take, takes
 from perdure.declared.part import DEFAULT_RETRY, check_part_name
 from perdure.engine.definition import Step, StepOptions, Workflow
 from perdure.engine.machine import MISSING
@@ -115,9 +115,7 @@ class Flow:
             entries: What to run, by name; an `Entry` where one has options of its own.
             options: For all entries; those for steps leave out workflows and flows.
         """
-        if not entries:
-            what, problem = f"parallel {name!r}", "it has no entries"
-            raise InvalidOption(what, problem)
+        must_name(f"parallel {name!r}", "entries", entries)
         made = tuple(_task(entry, f"{name}#{entry}", *_entry(target, options)) for entry, target in entries.items())
         return self._with(ParallelNode(name, when, made))
 
@@ -140,9 +138,7 @@ class Flow:
             otherwise: What to run for any other name; without it nothing is run, and there is no result.
             options: For the choice and all branches.
         """
-        if not branches:
-            what, problem = f"route {name!r}", "it has no branches"
-            raise InvalidOption(what, problem)
+        must_name(f"route {name!r}", "branches", branches)
         made = {branch: _task(name, name, *_entry(target, options)) for branch, target in branches.items()}
         other = None if otherwise is None else _task(name, name, *_entry(otherwise, options))
         rest = {option: value for option, value in options.items() if option != "compensate"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from perdure.errors import InvalidOption
 
@@ -35,6 +35,19 @@ def check_known(what: str, given: Collection[str], known: Collection[str]) -> No
     """
     if unknown := sorted(set(given).difference(known)):
         raise InvalidOption(what, f"there is no {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+
+
+def check_texts(option: str, value: object) -> tuple[str, ...]:
+    """
+    Return several texts, of which one may be given by itself.
+
+    Raises:
+        InvalidOption: It is something else.
+    """
+    texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidOption(option, f"{value!r} are not all texts")
+    return tuple(str(text) for text in texts)
 
 
 def check_classes(option: str, value: object) -> None:

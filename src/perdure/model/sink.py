@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from perdure.clock import from_datetime, micros
 from perdure.errors import InvalidOption
 from perdure.ids import check_name
-from perdure.model.check import check_known, check_number
+from perdure.model.check import check_known, check_number, check_texts
 from perdure.model.entry import Kind
 from perdure.model.event import STARTED, Event
 from perdure.model.retry import Retry
@@ -56,7 +56,7 @@ class Sink:
     def __post_init__(self) -> None:
         check_name("sink name", self.name)
         for option in ("events", "topics", "workflows"):
-            object.__setattr__(self, option, _texts(option, getattr(self, option)))
+            object.__setattr__(self, option, check_texts(option, getattr(self, option)))
         known = {STARTED, *map(str, Kind)}
         if not self.events or not known.issuperset(self.events):
             option, odd = "events", ", ".join(sorted(set(self.events) - known)) or "nothing"
@@ -86,14 +86,6 @@ class Sink:
         if self.workflows and event.workflow not in self.workflows:
             return False
         return not (self.topics and event.topic) or any(fnmatchcase(event.topic, topic) for topic in self.topics)
-
-
-def _texts(option: str, given: Iterable[str]) -> tuple[str, ...]:
-    """Several texts, or one for short."""
-    texts = (given,) if isinstance(given, str) else tuple(given)
-    if not all(isinstance(text, str) for text in texts):
-        raise InvalidOption(option, f"{given!r} are not all texts")
-    return tuple(str(text) for text in texts)
 
 
 def declaring(

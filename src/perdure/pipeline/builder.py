@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from perdure.declared.call import must_name
 from perdure.declared.part import check_part_name
 from perdure.engine.definition import Step
 from perdure.errors import DuplicateName, InvalidOption
@@ -111,15 +112,15 @@ class Pipeline:
             InvalidName, DuplicateName: An id cannot be one, or is another stage's.
             InvalidOption: There are no stages, a dependency is not in an earlier group, or an option is wrong.
         """
-        if not stages:
-            option, problem = f"group {len(self.groups) + 1} of pipeline {self.name!r}", "it has no stages"
-            raise InvalidOption(option, problem)
+        must_name(f"group {len(self.groups) + 1} of pipeline {self.name!r}", "stages", stages)
         return self._with(stages, options, distribute=distribute, queue=name_of(queue))
 
     def _with(self, stages: Mapping[str, Target], options: dict[str, Any], *, distribute: bool, queue: str) -> Pipeline:
         if queue and not distribute:
             option, problem = "queue", "it is for stages that are distributed"
             raise InvalidOption(option, problem)
+        if options and all(isinstance(target, Stage) for target in stages.values()):
+            raise InvalidOption(", ".join(options), "it is for functions; a Stage or Batch has its own options")
         earlier = set(self.ids)
         works: list[Work] = []
         for name, target in stages.items():

@@ -26,14 +26,14 @@ class Chunk(NamedTuple):
     parts: Parts
 
 
-def check_type(text: str) -> str:
+def check_type(text: object) -> str:
     """
     Return a media type, which may have parameters.
 
     Raises:
         InvalidOption: It is none.
     """
-    if not _TYPE.fullmatch(text):
+    if not isinstance(text, str) or not _TYPE.fullmatch(text):
         option = "content type"
         raise InvalidOption(option, f"{text!r} is no media type, such as application/json or text/plain")
     return text

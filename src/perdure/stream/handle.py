@@ -94,7 +94,8 @@ class Stream(Generic[T]):
         Make the stream, unless it is there. It is durable when this returns.
 
         Args:
-            ttl: It is removed when it was neither read nor written for so long: whole seconds or a timedelta.
+            ttl: It is removed when it was neither read nor written for so long: seconds or a timedelta,
+                rounded up to whole seconds.
             expires_at: It is removed at this time.
             forked_from: The name of a stream whose content it begins with; nothing is copied.
             at: Up to this offset of it; all of it when left out.
@@ -105,11 +106,17 @@ class Stream(Generic[T]):
         Raises:
             StreamConflict: One of this name is there, and another one.
             StreamNotFound: There is nothing to fork.
+            InvalidOption: Two options exclude each other, its end is not in the future, or `at` is no offset there.
         """
         if ttl is not None and expires_at is not None:
             option = "ttl"
             raise InvalidOption(option, "it excludes expires_at")
-        seconds = None if ttl is None else micros(ttl, "ttl") // SECOND
+        if at is not None and forked_from is None:
+            option = "at"
+            raise InvalidOption(option, "it needs forked_from")
+        if forked_from is not None:
+            ids.check_id("stream name", forked_from)
+        seconds = None if ttl is None else -(-micros(ttl, "ttl") // SECOND)
         wanted = Making(
             self.type, seconds, None if expires_at is None else from_datetime(expires_at, "expires_at"),
             source=forked_from, at=None if at is None else offset_of(at),

@@ -49,7 +49,7 @@ async def create(streams: Streams, name: str, wanted: Making, body: bytes = b"")
         StreamConflict: It is there and another one, or its name still belongs to one with forks; or what it is to
             be forked from is gone, or of another type.
         StreamNotFound: There is nothing of this name to fork.
-        InvalidInput, InvalidOption, PayloadTooLarge: The body or the offset of the fork is wrong.
+        InvalidInput, InvalidOption, PayloadTooLarge: The body, the time of its end or the offset of the fork is wrong.
     """
     ids.check_id("stream name", name)
     for _ in range(TRIES):
@@ -87,6 +87,9 @@ async def _make(streams: Streams, operation: Operation, name: str, wanted: Makin
     parts += [first] if body and (first := content.parts(body, empty=True)) else []
     now, made, total = streams.clock.now(), ids.run_id(streams.clock.now()), 0
     ends = expires_at if ttl is None else end_of_life(now, ttl)
+    if ends is not None and ends <= now:
+        option = "ttl, expires_at"
+        raise InvalidOption(option, "the stream would be gone as soon as it is made; name a later time")
     closed_at = now if wanted.closed and not parts else None
     operation.add(
         "create_stream", name, made, content.type, now, ttl, ends, closed_at, None if source is None else source.number,

@@ -40,7 +40,7 @@ class Offset(NamedTuple):
 START = Offset(0)
 
 
-def offset_of(text: str) -> Offset:
+def offset_of(text: object) -> Offset:
     """
     Read an offset, or "-1" for the beginning; "now" means nothing without a stream.
 
@@ -49,7 +49,7 @@ def offset_of(text: str) -> Offset:
     """
     if text == BEGINNING:
         return START
-    found = _FORM.fullmatch(text)
+    found = _FORM.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         option = "offset"
         raise InvalidOption(option, f"{text!r} is none; pass one that a stream has told, -1 for its beginning, or now")

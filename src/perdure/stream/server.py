@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import NamedTuple, Protocol
 
 from perdure.errors import InvalidOption, PerdureError
+from perdure.model.check import check_texts
 from perdure.model.entry import Kind
 from perdure.stream import writing
 from perdure.stream.http import (
@@ -85,6 +86,9 @@ class StreamServer:
         named: What follows it for streams that are written by name; "" for all that is not a run.
         runs: What paths of runs' events begin with, which can be filtered by ?types=.
         origins: Web pages from there may read and write; "*" for all.
+
+    Raises:
+        InvalidOption: An origin is no text.
     """
 
     def __init__(
@@ -103,7 +107,7 @@ class StreamServer:
         self._prefix = prefix
         self._named = prefix + named
         self._runs = runs
-        self._origins = origins
+        self._origins = check_texts("origins", origins)
         self._options = options or StreamOptions()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
