@@ -154,6 +154,22 @@ def test_steps_write_as_producers_whose_next_attempt_takes_over(place):
     place.play(main, working=True)
 
 
+def test_a_closed_stream_is_there(place):
+    """A step that had closed its stream, and died before that was known, could not be tried again."""
+
+    async def main(app, web):
+        words = app.stream("s", str)
+        assert await words.create()
+        await words.append("end", close=True)
+        assert not await words.create()
+        with pytest.raises(StreamConflict):
+            await words.create(ttl=60)
+        with pytest.raises(StreamClosed):
+            await words.append("more")
+
+    place.play(main)
+
+
 def test_a_producer_sends_again_what_it_does_not_know_of(place):
     """An append whose answer was lost would be stored twice."""
 

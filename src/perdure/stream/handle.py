@@ -91,7 +91,7 @@ class Stream(Generic[T]):
         forked_from: str | None = None, at: str | None = None,
     ) -> bool:  # fmt: skip
         """
-        Make the stream, unless it is there. It is durable when this returns.
+        Make the stream, unless it is there, open or closed. It is durable when this returns.
 
         Args:
             ttl: It is removed when it was neither read nor written for so long: seconds or a timedelta,
@@ -118,7 +118,7 @@ class Stream(Generic[T]):
             ids.check_id("stream name", forked_from)
         seconds = None if ttl is None else -(-micros(ttl, "ttl") // SECOND)
         wanted = Making(
-            self.type, seconds, None if expires_at is None else from_datetime(expires_at, "expires_at"),
+            self.type, seconds, None if expires_at is None else from_datetime(expires_at, "expires_at"), closed=None,
             source=forked_from, at=None if at is None else offset_of(at),
         )  # fmt: skip
         _, made = await create(self._streams, self.name, wanted)

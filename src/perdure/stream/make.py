@@ -23,6 +23,7 @@ class Making(NamedTuple):
         type: Its media type; None for what it is forked from, or bytes.
         ttl: Seconds it lives after the last reading or writing.
         expires_at: When it ends; microseconds since 1970.
+        closed: From the beginning; None for open, or as it is when it is there.
         source: The name of the stream to fork; None for none.
         at: Where to fork it; None for its end.
     """
@@ -30,7 +31,7 @@ class Making(NamedTuple):
     type: str | None = None
     ttl: int | None = None
     expires_at: int | None = None
-    closed: bool = False
+    closed: bool | None = False
     source: str | None = None
     at: Offset | None = None
 
@@ -98,7 +99,7 @@ async def _make(streams: Streams, operation: Operation, name: str, wanted: Makin
     for nth, part in enumerate(parts, 1):
         stored, size = streams.stored(name, content, part)
         total += size
-        closes = int(wanted.closed and nth == len(parts))
+        closes = int(bool(wanted.closed) and nth == len(parts))
         operation.add("first_chunk", name, made, nth, now, stored, size, total, closes)
 
 
@@ -143,7 +144,7 @@ def _check_same(row: StreamRow, wanted: Making, source: StreamRow | None) -> Non
         differs.append(f"its type is {row.type}")
     if wanted.source is None and wanted.type is None and base_type(row.type) != BYTES:
         differs.append(f"its type is {row.type}")
-    if wanted.closed != row.closed:
+    if wanted.closed is not None and wanted.closed != row.closed:
         differs.append("it is closed" if row.closed else "it is open")
     if wanted.source is None or wanted.ttl is not None or wanted.expires_at is not None:
         ends = row.expires_at if row.ttl is None else None
