@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tests.sim import programs
+from tests.sim import programs, talks
 from tests.sim.mirror import Fact, Run, rows
 
 from perdure.engine.definition import LONE
@@ -34,6 +34,7 @@ def check(world: World) -> None:
         _bodies,
         _rollbacks,
         _results,
+        talks.check,
     ):
         check_one(world)
 

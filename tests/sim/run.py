@@ -61,13 +61,13 @@ class Result:
         )
 
 
-def simulate(seed: int, *, tracing: bool = False) -> Result:
-    """Live through one seed and check the invariants."""
+def simulate(seed: int, *, tracing: bool = False, talking: bool = False) -> Result:
+    """Live through one seed, perhaps with nothing but answers and their readers, and check the invariants."""
     folder = tempfile.mkdtemp(prefix="perdure-sim-", dir=MEMORY if MEMORY.is_dir() else None)
     path = Path(folder) / "sim.db"
     path.write_bytes(_empty_database())
     with _seeded_ids(seed), _quiet_logs() as handler:
-        world = World(seed, str(path), tracing=tracing)
+        world = World(seed, str(path), tracing=tracing, talking=talking)
         handler.world = world
         try:
             world.loop.run_until_complete(world.live())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -13,7 +14,11 @@ from perdure.engine.steps import Steps
 from perdure.engine.writer import Writer
 from perdure.store.queries import statements
 from perdure.store.record import Record
+from perdure.stream.offset import Offset
+from perdure.stream.source import Page, RunSource
+from perdure.stream.tails import Tails
 from perdure.turn import Turn
+from perdure.turn.log import Log
 from perdure.worker.worker import Worker
 
 pytestmark = [
@@ -129,8 +134,35 @@ def store_words_behind_the_outcome(patch):
     patch.setattr(Steps, "gone", lambda self, key: self.running.pop(key, None))
 
 
+def keep_what_is_void_from_readers(patch):
+    follow = import_module("perdure.turn.follow")  # the package has a function of this name
+    told = follow._told
+    patch.setattr(follow, "_told", lambda entry: None if (event := told(entry)) and event.kind == "void" else event)
+
+
+def close_a_journal_before_it_is_read_to_its_end(patch):
+    async def page(self: RunSource, after: Offset, size: int) -> Page:
+        found = await original(self, after, size)
+        return found._replace(closed=found.closed or await self._ended())
+
+    original = RunSource.page
+    patch.setattr(RunSource, "page", page)
+
+
+def do_not_look_when_another_process_has_committed(patch):
+    patch.setattr(Tails, "_look_soon", lambda _: None)
+
+
+def log_what_a_source_tells_again(patch):
+    patch.setattr(Log, "knows", lambda *_: False)
+
+
+def let_a_producer_write_that_was_replaced(patch):
+    sql(patch, "append_chunk", "p.epoch > ?9) then -1", "p.epoch > ?9) then ?10")
+
+
 MUTANTS = [
-    supersede_what_was_said_without_a_word, store_words_behind_the_outcome,
+    store_words_behind_the_outcome,
     park_without_a_look_at_the_inbox, append_for_whoever_asks, finish_for_whoever_asks,
     claim_without_a_new_epoch, never_tell_a_driver_that_it_lost_the_run, leave_received_signals_in_the_inbox,
     do_not_wake_on_a_signal, do_not_wake_the_parent, do_not_tell_the_parent, leave_the_children_of_a_failed_run_alone,
@@ -141,9 +173,24 @@ MUTANTS = [
 ]  # fmt: skip
 
 
+OF_READERS = [
+    supersede_what_was_said_without_a_word, keep_what_is_void_from_readers,
+    close_a_journal_before_it_is_read_to_its_end, do_not_look_when_another_process_has_committed,
+    let_a_producer_write_that_was_replaced, log_what_a_source_tells_again,
+]  # fmt: skip
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mutate", MUTANTS)
 def test_a_missing_safety_is_noticed(mutate, monkeypatch):
     """If it failed, the simulation would stay green while the engine loses or repeats work."""
     mutate(monkeypatch)
     assert any(simulate(seed).violations for seed in range(MOST_SEEDS))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mutate", OF_READERS)
+def test_a_missing_safety_of_readers_is_noticed(mutate, monkeypatch):
+    """If it failed, the simulation would stay green while readers lose words, get some twice, or wait for ever."""
+    mutate(monkeypatch)
+    assert any(simulate(seed, talking=True).violations for seed in range(MOST_SEEDS))

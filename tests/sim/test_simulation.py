@@ -27,6 +27,16 @@ def test_invariants_hold_whatever_goes_wrong(shard):
         assert not result.violations, str(result)
 
 
+@pytest.mark.skipif(bool(ONE), reason="one seed was asked for")
+@pytest.mark.timeout(max(300, SEEDS))
+@pytest.mark.parametrize("shard", range(2))
+def test_readers_get_every_word_once_whatever_goes_wrong(shard):
+    """If it failed, a reader who comes back would miss words, get some twice, or never hear of the end."""
+    for seed in range(shard, SEEDS // 3, 2):
+        result = simulate(seed, talking=True)
+        assert not result.violations, str(result)
+
+
 @pytest.mark.skipif(not ONE, reason="PERDURE_SIM_SEED names no seed")
 def test_one_seed():
     """Replays the seed named by PERDURE_SIM_SEED, and prints everything that happens."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from tests.sim import programs, workflows
+from tests.sim import programs, talks, workflows
 from tests.sim.faults import Chaos
 from tests.sim.loop import SimLoop
 from tests.sim.mirror import Mirror
@@ -73,6 +73,7 @@ class World:
     Args:
         path: The SQLite file, migrated and empty.
         tracing: Keep a line for everything that happens.
+        talking: Nothing but answers, and those who read them.
 
     Attributes:
         violations: Invariants that did not hold, in words.
@@ -81,9 +82,10 @@ class World:
         says: How many words each step emits, by the same.
         asked: How often the batches of pipelines were asked for.
         turns: How many each turn says that has come to its end, by the same.
+        works: When what goes on elsewhere has begun, by the key that it was started under.
     """
 
-    def __init__(self, seed: int, path: str, *, tracing: bool = False) -> None:
+    def __init__(self, seed: int, path: str, *, tracing: bool = False, talking: bool = False) -> None:
         self.path = path
         self.tracing = tracing
         self.trace: list[str] = []
@@ -92,7 +94,6 @@ class World:
         self.rng = Random(f"{seed}:world")
         self.chance = Random(f"{seed}:store")
         self.mirror = Mirror(path, self.latest, self.wrong)
-        self.register = workflows.register
         self.bodies: dict[tuple[str, int, str, int], list[str]] = {}
         self.undoable: set[tuple[str, int, str]] = set()
         self.says: dict[tuple[str, int, str], int] = {}
@@ -118,7 +119,7 @@ class World:
             per_worker=limits.choice((None, 1, 2)), while_waiting=limits.choice(("hold", "free")),
             rate=limits.choice(((), Rate(3, per=5), Rate(2, per=3, sliding=True))),
         )  # fmt: skip
-        self.plans = [self._plan(f"r{place}") for place in range(rng.choice((2, 4, 6, 9)))]
+        self.plans = [self._plan(f"r{place}") for place in range(0 if talking else rng.choice((2, 4, 6, 9)))]
         for plan in self.plans:
             if limits.random() < 0.5:
                 plan.terms = {"queue": "lane", "key": limits.choice("ab"), "priority": limits.randrange(2)}
@@ -126,6 +127,8 @@ class World:
         for plan in self.plans:
             if plan.workflow == "play" and lone.random() < 0.15:
                 plan.lone, plan.terms, plan.delay, plan.job = True, {}, 0, {**plan.job, "rounds": 1}
+        self.works: dict[str, float] = {}
+        self.talks = talks.draw(self, Random(f"{seed}:talks"), talking=talking)
         self.chaos = Chaos(self, Random(f"{seed}:chaos"))
         self.loop.before_step = self.chaos.before_step
         self.supervising = True
@@ -139,6 +142,11 @@ class World:
             run_id, "sync_play" if sync else "play", job, at=rng.choice((0, rng.uniform(0, 4), rng.uniform(0, 20))),
             delay=rng.choice((0, 0, 0, 1.5)), timeout=rng.choice((None, None, None, None, 5.0)),
         )  # fmt: skip
+
+    def register(self, process: Process) -> dict[str, Any]:
+        """Define all workflows in a process; returns those that programs use, by name."""
+        talks.register(process)
+        return workflows.register(process)
 
     # ----------------------------------------------------------------------------------- what is noted
     def wrong(self, what: str) -> None:
@@ -419,6 +427,7 @@ class World:
         supervisor = asyncio.ensure_future(self.supervise())
         chaos = asyncio.ensure_future(self.chaos.in_time())
         scripts = [asyncio.ensure_future(self.script(plan)) for plan in self.plans]
+        scripts += [asyncio.ensure_future(talks.script(self, talk)) for talk in self.talks]
         await asyncio.sleep(self.rng.uniform(5, 40))
         chaos.cancel()
         self.chaos.stop()
