@@ -21,21 +21,11 @@ async def artifacts(session: Session, run_id: RunId) -> None:
     """List what a run's steps keep under names."""
     async with session.connected() as app:
         found = await app.client.artifacts(run_id)
-    if session.out.as_json:
-        session.out.document({"artifacts": found})
-        return
     columns: list[str | Column] = [
-        Column("NAME", overflow="fold"),
-        "TYPE",
-        Column("BYTES", justify="right"),
-        "SAVED",
-        "STEP",
-    ]
-    session.out.table(
-        columns, [(one.name, one.media_type, f"{one.size:,}", when(one.saved_at), one.step) for one in found]
-    )
-    if not found:
-        session.out.note("No artifacts.")
+        Column("NAME", overflow="fold"), "TYPE", Column("BYTES", justify="right"), "SAVED", "STEP",
+    ]  # fmt: skip
+    rows = [(one.name, one.media_type, f"{one.size:,}", when(one.saved_at), one.step) for one in found]
+    session.out.listing({"artifacts": found}, columns, rows, none="No artifacts.")
 
 
 @command(group, "artifact")

@@ -8,7 +8,7 @@ import typer
 from rich.table import Column
 
 from perdure.cli.command import Session, command
-from perdure.cli.output import compact, plain, when
+from perdure.cli.output import compact, when
 from perdure.cli.run import RunId, group
 from perdure.cli.values import data
 from perdure.model.ledger import Actor, Used
@@ -51,18 +51,13 @@ async def list_annotations(
     """List the remarks about a run, oldest first."""
     async with session.connected() as app:
         found = await app.client.annotations(run_id, key=key, prefix=prefix, actor=actor, limit=limit)
-    out = session.out
-    if out.as_json:
-        out.document({"annotations": [plain(each) for each in found]})
-        return
     columns: list[str | Column] = ["WHEN", Column("KEY", overflow="fold"), "VALUE", "WHO", "ABOUT"]
-    out.table(columns, [
+    rows = [
         (when(each.at), each.key, compact(each.value), each.actor.id if each.actor else "",
          f"{each.scope} {each.scope_id}" if each.scope_id else each.scope)
         for each in found
-    ])  # fmt: skip
-    if not found:
-        out.note("No remarks.")
+    ]  # fmt: skip
+    session.out.listing({"annotations": found}, columns, rows, none="No remarks.")
 
 
 async def usage(
@@ -77,18 +72,15 @@ async def usage(
     """Sum up what runs have used: calls, tokens, money, time."""
     async with session.connected() as app:
         found = await app.client.usage(run, topic=topic, model=model)
-    out = session.out
-    if out.as_json:
-        out.document({
-            "total": _document(found.total), "models": {name: _document(used) for name, used in found.models.items()},
-            "kinds": {name: _document(used) for name, used in found.kinds.items()},
-        })  # fmt: skip
-        return
+    document = {
+        "total": _document(found.total), "models": {name: _document(used) for name, used in found.models.items()},
+        "kinds": {name: _document(used) for name, used in found.kinds.items()},
+    }  # fmt: skip
     columns: list[str | Column] = [
         Column("MODEL", overflow="fold"), *(Column(name, justify="right") for name in _COLUMNS),
     ]  # fmt: skip
     rows = [(name, *_cells(used)) for name, used in found.models.items()]
-    out.table(columns, [*rows, ("all", *_cells(found.total))])
+    session.out.listing(document, columns, [*rows, ("all", *_cells(found.total))])
 
 
 _COLUMNS = ("CALLS", "INPUT", "CACHED", "OUTPUT", "COST", "SECONDS")

@@ -147,12 +147,9 @@ def options(
 def exit_codes(session: Session) -> None:
     """List the exit codes and their errors."""
     rows = table()
-    if session.out.as_json:
-        listed = [{"exit_code": code, "meaning": meaning, "errors": errors} for code, meaning, errors in rows]
-        session.out.document({"exit_codes": listed})
-        return
+    listed = [{"exit_code": code, "meaning": meaning, "errors": errors} for code, meaning, errors in rows]
     cells = [(str(code), meaning, ", ".join(errors)) for code, meaning, errors in rows]
-    session.out.table(("CODE", "MEANING", "ERRORS"), cells)
+    session.out.listing({"exit_codes": listed}, ("CODE", "MEANING", "ERRORS"), cells)
 
 
 def main() -> None:

@@ -83,6 +83,26 @@ class Output:
             self.console.print(table)
         self._write("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))
 
+    def listing(
+        self, data: Any, columns: Sequence[str | Column], rows: Iterable[Sequence[str | Text]], *, none: str = "",
+        more: str = "",
+    ) -> None:  # fmt: skip
+        """
+        Print the one list of a command: this document as JSON, or a table for people.
+
+        Args:
+            none: What is remarked when it is empty.
+            more: What is remarked when it goes on.
+        """
+        if self.as_json:
+            self.document(data)
+            return
+        found = list(rows)
+        self.table(columns, found)
+        remark = more if found else none
+        if remark:
+            self.note(remark)
+
     def working(self, text: str) -> AbstractContextManager[Status | None]:
         """Show that something goes on, while it does; only to people at a terminal."""
         return _Working(self.remarks, text, shown=self.remarks.is_terminal and not self.as_json)
@@ -164,6 +184,11 @@ def status_text(status: str) -> Text:
 def when(at: datetime | None) -> str:
     """A time on the clock of this place, to the second."""
     return "" if at is None else f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def onward(after: int | None) -> str:
+    """How to see the next page; empty when there is none."""
+    return "" if after is None else f"There are more: --after {after}"
 
 
 def took(begun: datetime | None, ended: datetime | None) -> str:

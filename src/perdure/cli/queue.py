@@ -9,7 +9,7 @@ from rich.table import Column
 
 from perdure.app import App
 from perdure.cli.command import Session, command
-from perdure.cli.output import in_words, plain, when
+from perdure.cli.output import in_words, onward, plain, when
 from perdure.cli.values import duration
 from perdure.client.queue import QueueInfo
 from perdure.client.view import RunInfo
@@ -30,20 +30,16 @@ async def list_queues(session: Session) -> None:
     """List the queues, with how many runs stand in line and hold slots."""
     async with session.connected() as app:
         found = await app.client.queues()
-    out = session.out
-    if out.as_json:
-        out.document({"queues": [_document(info) for info in found]})
-        return
     columns: list[str | Column] = [
         Column("QUEUE", overflow="fold"), "STATE", *(Column(name, justify="right") for name in _COUNTS), "LIMITS",
     ]  # fmt: skip
-    out.table(columns, [
+    rows = [
         (info.queue.name, info.state, str(info.in_line), str(info.delayed), str(info.holding), str(info.dead),
          _limits(info.queue))
         for info in found
-    ])  # fmt: skip
-    if not found:
-        out.note("No queues. An app declares them, or: perdure queue set NAME --concurrency 10")
+    ]  # fmt: skip
+    none = "No queues. An app declares them, or: perdure queue set NAME --concurrency 10"
+    session.out.listing({"queues": [_document(info) for info in found]}, columns, rows, none=none)
 
 
 _COUNTS = ("IN LINE", "DELAYED", "SLOTS HELD", "FAILED")
@@ -150,17 +146,11 @@ async def dead(
     async with session.connected() as app:
         page, more = await app.client.dead_letters(name, after=after, limit=limit)
         errors = [(await app.client.export(run.id))["run"]["error"] or {} for run in page]
-    out = session.out
-    if out.as_json:
-        runs = [{**plain(run), "error": error} for run, error in zip(page, errors, strict=True)]
-        out.document({"runs": runs, "next": more})
-        return
+    runs = [{**plain(run), "error": error} for run, error in zip(page, errors, strict=True)]
     columns: list[str | Column] = [Column("RUN", overflow="fold"), "WORKFLOW", "KEY", "FAILED", "ERROR"]
-    out.table(columns, [_dead_row(run, error) for run, error in zip(page, errors, strict=True)])
-    if not page:
-        out.note("No failed runs.")
-    elif more is not None:
-        out.note(f"There are more: --after {more}")
+    session.out.listing(
+        {"runs": runs, "next": more}, columns, map(_dead_row, page, errors), none="No failed runs.", more=onward(more)
+    )
 
 
 @command(group, "retry")

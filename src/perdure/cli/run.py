@@ -10,7 +10,7 @@ import typer
 from rich.table import Column
 
 from perdure.cli.command import Session, command
-from perdure.cli.output import status_text, took, when
+from perdure.cli.output import onward, status_text, took, when
 from perdure.cli.show import picture_of, print_event, remark, workflow_of
 from perdure.cli.show import show as show_picture
 from perdure.cli.start import newest_known, raw_input, stand_in
@@ -132,19 +132,11 @@ async def list_runs(
     )  # fmt: skip
     async with session.connected() as app:
         runs, more = await app.client.runs(wanted)
-    out = session.out
-    if out.as_json:
-        out.document({"runs": runs, "next": more})
-        return
     columns: list[str | Column] = [
         Column("RUN", overflow="fold"), "WORKFLOW", Column("STATUS", no_wrap=True), Column("CREATED", no_wrap=True),
         Column("TOOK", no_wrap=True), "",
     ]  # fmt: skip
-    out.table(columns, [_row(run) for run in runs])
-    if not runs:
-        out.note("No runs.")
-    elif more is not None:
-        out.note(f"There are more: --after {more}")
+    session.out.listing({"runs": runs, "next": more}, columns, map(_row, runs), none="No runs.", more=onward(more))
 
 
 def _row(run: RunInfo) -> list[Any]:

@@ -8,7 +8,7 @@ import typer
 from rich.table import Column
 
 from perdure.cli.command import Session, command
-from perdure.cli.output import plain, when
+from perdure.cli.output import when
 from perdure.model.run import MAX_PAGE
 
 group = typer.Typer(
@@ -22,19 +22,14 @@ async def list_sinks(session: Session) -> None:
     """List the sinks, with how many runs have events that they have not got."""
     async with session.connected() as app:
         found = await app.client.sinks()
-    out = session.out
-    if out.as_json:
-        out.document({"sinks": [plain(info) for info in found]})
-        return
     columns: list[str | Column] = [
         Column("SINK", overflow="fold"), "EVENTS", Column("RUNS WAITING", justify="right"),
         Column("GIVEN UP", justify="right"), "OLDEST",
     ]  # fmt: skip
-    out.table(columns, [
+    rows = [
         (info.name, ", ".join(info.events), str(info.waiting), str(info.dead), when(info.oldest_at)) for info in found
-    ])  # fmt: skip
-    if not found:
-        out.note("No sinks. An app declares them: app.sink(name, target)")
+    ]
+    session.out.listing({"sinks": found}, columns, rows, none="No sinks. An app declares them: app.sink(name, target)")
 
 
 @command(group, "dead")
@@ -47,21 +42,13 @@ async def dead(
     """List the events that a sink was given up for, the longest ago first; those behind them wait."""
     async with session.connected() as app:
         found = await app.client.dead_events(name, limit=limit)
-    out = session.out
-    if out.as_json:
-        out.document({"dead": [plain(event) for event in found]})
-        return
     columns: list[str | Column] = [
         Column("RUN", overflow="fold"), Column("EVENT", justify="right"), Column("ATTEMPTS", justify="right"),
         "GIVEN UP", "ERROR",
     ]  # fmt: skip
-    out.table(columns, [
-        (event.run_id, str(event.seq), str(event.attempts), when(event.dead_at), event.error) for event in found
-    ])  # fmt: skip
-    if not found:
-        out.note("No events were given up.")
-    elif len(found) == limit:
-        out.note("There may be more: --limit")
+    rows = [(event.run_id, str(event.seq), str(event.attempts), when(event.dead_at), event.error) for event in found]
+    more = "There may be more: --limit" if len(found) == limit else ""
+    session.out.listing({"dead": found}, columns, rows, none="No events were given up.", more=more)
 
 
 @command(group, "replay")

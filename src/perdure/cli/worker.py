@@ -200,9 +200,6 @@ async def workers(
     async with session.connected() as app:
         known, now = await app.client.workers(), app.client.store.clock.now()
     shown = [worker for worker in known if everyone or worker.state == "alive" or worker.owned]
-    if session.out.as_json:
-        session.out.document({"workers": shown})
-        return
     columns: list[str | Column] = [
         Column("WORKER", overflow="fold"), "STATE", Column("RUNS", justify="right"), "STARTED", "HEARD OF", "WORKFLOWS"
     ]  # fmt: skip
@@ -213,9 +210,8 @@ async def workers(
         )
         for worker in shown
     ]  # fmt: skip
-    session.out.table(columns, rows)
-    if not shown:
-        session.out.note("No workers are alive. Start one: perdure worker module:app")
+    none = "No workers are alive. Start one: perdure worker module:app"
+    session.out.listing({"workers": shown}, columns, rows, none=none)
 
 
 def _state(worker: WorkerInfo, now: int) -> str:

@@ -42,6 +42,11 @@ class Standing(NamedTuple):
     status: str
     detail: str = ""
 
+    @property
+    def document(self) -> dict[str, str]:
+        """As a part of plain data."""
+        return {"status": self.status} | ({"detail": self.detail} if self.detail else {})
+
 
 PENDING = Standing("pending")
 MEANING = {

@@ -41,10 +41,10 @@ def _node_data(node: Node, standings: Mapping[str, Standing] | None) -> dict[str
         data["when"] = name_of(node.when)
     data |= _details(node)
     if standings is not None:
-        data |= _told(standings.get(node.name, PENDING))
+        data |= standings.get(node.name, PENDING).document
         if isinstance(node, ParallelNode):
             for entry in node.entries:
-                data["entries"][entry.name] |= _told(standings.get(entry.name, PENDING))
+                data["entries"][entry.name] |= standings.get(entry.name, PENDING).document
     return data
 
 
@@ -64,10 +64,6 @@ def _details(node: Node) -> dict[str, Any]:
     if isinstance(node, SignalNode):
         return {"signal": node.signal, "timeout": None if node.timeout is None else span_text(node.timeout)}
     return {}
-
-
-def _told(standing: Standing) -> dict[str, str]:
-    return {"status": standing.status} | ({"detail": standing.detail} if standing.detail else {})
 
 
 def _task_data(task: Task) -> dict[str, Any]:

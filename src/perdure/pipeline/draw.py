@@ -70,8 +70,7 @@ def _stage_data(work: Work, defaults: Mapping[str, Any], standings: Mapping[str,
     if stage.options.compensate is not None:
         data["compensate"] = name_of(stage.options.compensate)
     if standings is not None:
-        standing = standings.get(work.id, PENDING)
-        data |= {"status": standing.status} | ({"detail": standing.detail} if standing.detail else {})
+        data |= standings.get(work.id, PENDING).document
     return data
 
 
