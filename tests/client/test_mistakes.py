@@ -1,11 +1,12 @@
 """What people get wrong in a call is told in that call, with what to do, and not later or never."""
 
 import re
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from perdure import App, Command, Context, Flow, Pipeline, Webhook
+from perdure import App, Command, Context, Flow, Pipeline, RunFilter, Webhook
 from perdure.errors import InvalidName, InvalidOption
 from perdure.turn import ChatOptions
 
@@ -41,6 +42,12 @@ STARTS = {
     "debounce": (lambda app: app.start("double", 1, debounce=5), r"^debounce: 5 is no Debounce\(…\)"),
     "size": (lambda app: app.batch("gather", 1, size="2", wait=1), r"^size: '2' is not a whole number"),
     "half a size": (lambda app: app.batch("gather", 1, size=2.5, wait=1), r"^size: 2.5 is not a whole number"),
+    "one end by its letters": (
+        lambda app: app.client.prune(older_than=1, statuses="done"),
+        r"^statuses: of \['done'\]",
+    ),
+    "too many at once": (lambda app: app.client.dead_letters("q", limit=9999), r"^limit: 9999 is not a whole number"),
+    "less than one": (lambda app: app.client.retry_dead_letters("q", most=0), r"^most: 0 is not a whole number"),
     "no coroutine function": (lambda app: app.command("k", plain), r"^fn: .*plain.* is not a coroutine function"),
     "no function": (lambda app: app.command("k", "answer"), r"^fn: 'answer' is not a coroutine function"),
     "stale_after": (lambda app: app.command("k", answer, stale_after=-1), r"^stale_after: -1 is not between"),
@@ -127,6 +134,11 @@ DECLARATIONS = {
     "a secret of bytes": (lambda _: Webhook("https://example.com", b"0123456789abcdef"), r"secret: it is no text"),
     "an address that is not set": (lambda _: Webhook(None, "0123456789abcdef"), r"url: .*no address of a web server"),
     "a database that is not set": (lambda _: App(None), r"url: None is no text; write sqlite:///"),
+    "a naive time": (
+        lambda _: RunFilter(created_from=datetime.fromisoformat("2026-01-01")),
+        r"^RunFilter\(created_from\): .* no time zone",
+    ),
+    "a place": (lambda _: RunFilter(after="7"), r"^RunFilter\(after\): '7' is not a whole number"),
     "a path": (lambda _: App(Path("orders.db")), r"url: .*Path.* is no text; write sqlite:///"),
 }
 

@@ -4,6 +4,7 @@ import pytest
 from storekit.database import claim, line
 from storekit.kinds import NOW
 
+from perdure.clock import to_datetime
 from perdure.errors import InvalidOption
 from perdure.model.run import MAX_PAGE, RunFilter
 from perdure.model.status import Status
@@ -48,9 +49,9 @@ def runs(db):
         ({"id_prefix": "b"}, ["b2", "b"]),
         ({"id_prefix": "a%"}, ["a%_"]),
         ({"id_prefix": "_"}, []),
-        ({"created_from": NOW + 10}, ["a%_", "b2", "b"]),
-        ({"created_to": NOW + 10}, ["p/c", "p"]),
-        ({"created_from": NOW + 10, "created_to": NOW + 30}, ["b2", "b"]),
+        ({"created_from": to_datetime(NOW + 10)}, ["a%_", "b2", "b"]),
+        ({"created_to": to_datetime(NOW + 10)}, ["p/c", "p"]),
+        ({"created_from": to_datetime(NOW + 10), "created_to": to_datetime(NOW + 30)}, ["b2", "b"]),
         ({"tag": "red", "workflow": "w", "status": (Status.RUNNING,)}, ["p"]),
         ({"tag": "red", "workflow": "v", "status": (Status.RUNNING,)}, []),
         ({"workflow": "v' or '1' = '1"}, []),

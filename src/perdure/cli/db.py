@@ -68,7 +68,7 @@ async def backup(
     """Copy the database, consistently, while it is in use."""
     async with session.connected() as app:
         with session.out.working(f"Copying to {target} …"):
-            size = await app.client.backup(str(target))
+            size = await app.client.backup(target)
     session.out.result({"target": str(target), "bytes": size}, f"Copied to {target}: {_size(size)}.")
 
 

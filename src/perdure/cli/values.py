@@ -8,28 +8,25 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from perdure.clock import PART, PLAIN, Clock, from_datetime, micros
+from perdure.clock import PART, PLAIN, Clock, to_datetime
 from perdure.clock import duration as duration  # noqa: PLC0414 - it is what people type, too
 from perdure.errors import InvalidOption
 
 
-def moment(text: str, option: str, clock: Clock) -> int:
+def moment(text: str, option: str, clock: Clock) -> datetime:
     """
     Read a time: ISO 8601, local where it has no time zone, or a duration for that long ago.
-
-    Returns:
-        Microseconds since 1970.
 
     Raises:
         InvalidOption: It is none of these.
     """
     if PLAIN.fullmatch(text) is None:
         try:
-            return from_datetime(datetime.fromisoformat(text).astimezone(), option)
+            return datetime.fromisoformat(text).astimezone()
         except (ValueError, OverflowError):
             pass
         if PART.match(text):
-            return clock.now() - micros(duration(text, option), option)
+            return to_datetime(clock.now()) - duration(text, option)
     problem = f"{text!r} is no time; write 2026-08-01, 2026-08-01T09:30, or for a time ago 30s, 5m, 2h or 7d"
     raise InvalidOption(option, problem)
 

@@ -13,6 +13,7 @@ from perdure.client.stuck import run_infos
 from perdure.client.view import RunInfo, run_info
 from perdure.clock import SECOND, Clock, to_datetime
 from perdure.errors import IllegalMove, QueueInUse, UnknownQueue
+from perdure.model.check import check_number
 from perdure.model.queue import Queue, QueueRow, Rate
 from perdure.model.run import MAX_PAGE, RunRow
 from perdure.store.operation import Operation
@@ -252,12 +253,14 @@ class Queues(ABC):
 
         Raises:
             UnknownQueue: There is no queue of this name.
+            InvalidOption: `limit` or `after` is out of its range.
         """
+        check_number("after", after, 0)
+        check_number("limit", limit, 1, MAX_PAGE)
         await self._row(name)
-        most = min(max(limit, 1), MAX_PAGE)
-        rows = [RunRow(*row) for row in await self.store.rows("dead_letters", name, after, most + 1)]
-        page = rows[:most]
-        return [run_info(row) for row in page], page[-1].number if len(rows) > most else None
+        rows = [RunRow(*row) for row in await self.store.rows("dead_letters", name, after, limit + 1)]
+        page = rows[:limit]
+        return [run_info(row) for row in page], page[-1].number if len(rows) > limit else None
 
     async def retry_dead_letters(self, name: str, *, before: str | None = None, most: int | None = None) -> int:
         """
@@ -275,7 +278,10 @@ class Queues(ABC):
 
         Raises:
             UnknownQueue: There is no queue of this name.
+            InvalidOption: `most` is no number of 1 or more.
         """
+        if most is not None:
+            check_number("most", most, 1)
         count, after = 0, 0
         while most is None or count < most:
             size = RETRIED if most is None else min(RETRIED, most - count)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from perdure.clock import Clock, micros
 from perdure.errors import InvalidOption
-from perdure.model.check import check_number
+from perdure.model.check import check_number, check_texts
 from perdure.model.status import TERMINAL, Status
 from perdure.store.prune import prune_rest, prune_some
 from perdure.store.store import Store
@@ -54,8 +55,10 @@ class Upkeep:
             InvalidOption: A status that is no end, a negative age, or a number below 1.
         """
         before = self._clock.now() - micros(older_than, "older_than")
-        ends = {Status(status) for status in statuses}
-        _check_prune(ends, trees, most)
+        ends = _ends(statuses)
+        for option, value in (("trees", trees), ("most", most)):
+            if value is not None:
+                check_number(option, value, 1)
         removed = 0
         while most is None or removed < most:
             now = trees if most is None else min(trees, most - removed)
@@ -71,9 +74,9 @@ class Upkeep:
         ((found,),) = await self.store.rows("file_size")
         return int(found)
 
-    async def backup(self, target: str) -> int:
+    async def backup(self, target: str | os.PathLike[str]) -> int:
         """See `Store.backup`: copies the database while it is in use; returns its size in bytes."""
-        return await self.store.backup(target)
+        return await self.store.backup(os.fspath(target))
 
     async def doctor(self) -> list[Finding]:
         """See `examine`: broken invariants first, then warnings, then notes."""
@@ -82,10 +85,11 @@ class Upkeep:
         return await examine(self.store, self._clock.now())
 
 
-def _check_prune(ends: set[Status], trees: int, most: int | None) -> None:
-    if not ends or not ends <= TERMINAL:
-        option = "statuses"
-        raise InvalidOption(option, f"of {sorted(ends)} only completed, failed and cancelled can be pruned, or several")
-    for option, value in (("trees", trees), ("most", most)):
-        if value is not None:
-            check_number(option, value, 1)
+def _ends(statuses: Iterable[Status]) -> set[Status]:
+    option = "statuses"
+    given = set(check_texts(option, statuses))
+    if not given or not given <= TERMINAL:
+        raise InvalidOption(
+            option, f"of {sorted(given)} only completed, failed and cancelled can be pruned, or several"
+        )
+    return {Status(status) for status in given}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 
+from perdure.clock import from_datetime
 from perdure.errors import InvalidOption
 from perdure.model.check import check_number
 from perdure.model.status import TERMINAL, Status
@@ -171,7 +173,7 @@ class RunFilter:
         parent: Id of the parent run.
         tag: A tag given at the start.
         id_prefix: What the id begins with.
-        created_from, created_to: Microseconds since 1970, from inclusive to exclusive.
+        created_from, created_to: Aware datetimes, from inclusive to exclusive.
         after: Continue behind the run of this number (keyset paging; see `RunPage.next`).
         limit: 1 to 1,000 runs.
         oldest_first: Order by number, upwards.
@@ -183,14 +185,19 @@ class RunFilter:
     parent: str | None = None
     tag: str | None = None
     id_prefix: str | None = None
-    created_from: int | None = None
-    created_to: int | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
     after: int | None = None
     limit: int = 100
     oldest_first: bool = False
 
     def __post_init__(self) -> None:
         check_number("RunFilter(limit)", self.limit, 1, MAX_PAGE)
+        if self.after is not None:
+            check_number("RunFilter(after)", self.after, 0)
+        for option in ("created_from", "created_to"):
+            if getattr(self, option) is not None:
+                from_datetime(getattr(self, option), f"RunFilter({option})")
         if self.version is not None and self.workflow is None:
             option = "RunFilter(version)"
             raise InvalidOption(option, "it needs the workflow whose version it is")

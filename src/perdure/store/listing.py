@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from perdure.clock import from_datetime
 from perdure.model.run import RunFilter, RunPage, RunRow
 from perdure.model.version import pin, versions_between
 from perdure.store.store import Store
@@ -29,9 +30,9 @@ async def list_runs(store: Store, wanted: RunFilter) -> RunPage:
     if wanted.id_prefix is not None:
         add("id >= ? and id < ?", wanted.id_prefix, wanted.id_prefix + "\U0010ffff")
     if wanted.created_from is not None:
-        add("created_at >= ?", wanted.created_from)
+        add("created_at >= ?", from_datetime(wanted.created_from))
     if wanted.created_to is not None:
-        add("created_at < ?", wanted.created_to)
+        add("created_at < ?", from_datetime(wanted.created_to))
     if wanted.after is not None:
         add("number > ?" if wanted.oldest_first else "number < ?", wanted.after)
     where = f"where {' and '.join(conditions)} " if conditions else ""
