@@ -66,7 +66,7 @@ class Driver:
         next_seq = journal[-1].seq + 1 if journal else 1
         base = base_time(journal, run.started_at)
         self.machine = Machine(run, host.payloads, present(journal), next_seq, base, key_prefix(journal))
-        self._writer = Writer(host, run, self.machine, self.lose, self.crash)
+        self._writer = Writer(host, run, self.machine, self._now, self.lose, self.crash)
         self._waits = Waits()
         self._steps = Steps(host, self.machine, self._waits, self._now, self.attempt_ended, self.deliver)
         self._deferred: list[tuple[Attempt, str, Any, BaseException | None]] = []
@@ -230,7 +230,8 @@ class Driver:
 
     def _commit_or_begin(self) -> None:
         machine = self.machine
-        self._steps.note_due()
+        if self._steps.due:
+            self._steps.note_due()
         if machine.history_length > self.host.limits.history_entries and not machine.compensating:
             self._fail(HistoryTooLong(self.run.id, self.host.limits.history_entries))
         elif self._writer.anything:
@@ -250,18 +251,18 @@ class Driver:
 
     def _commit(self) -> None:
         """Write what is new; if nothing else can move the run soon, park it with the same commit."""
-        parking, now = self._may_park(), self._now()
-        self._steps.send_emitted()
-        record = self._writer.record(now)
+        parking = self._may_park()
+        self._steps.commit_begins()
+        record = self._writer.record()
         if parking:
-            record.park(self._first_time(), self._waits.topics(self.machine), now)
+            record.park(self._first_time(), self._waits.topics(self.machine), self._now())
             self._leave(record, "parked")
         else:
-            self._steps.commit_first()
             self._writer.send(record, self._committed)
 
     def _committed(self, taken: list[ChildStart]) -> None:
-        self._check_children(taken)
+        if taken:
+            self._check_children(taken)
         if self.state != "driving":
             return
         quiet, machine = self._quiet, self.machine
@@ -292,7 +293,7 @@ class Driver:
         else:
             now = self._now()
             self._put_aside(EVICTED)
-            record = self._writer.record(now)
+            record = self._writer.record()
             record.release(now)
             self._leave(record, "released")
 
@@ -432,11 +433,11 @@ class Driver:
         self._put_aside(ENDED)
         if ending.status is None:
             seq = machine.mark(Kind.CONTINUED, now, "{}")
-            record = self._writer.record(now)
+            record = self._writer.record()
             record.renew(ending.renewal or "", seq, now)
         else:
             machine.end(Kind(ending.status.value), now)
-            record = self._writer.record(now)
+            record = self._writer.record()
             write_end(record, self.run, ending, self.host.payloads, now, undone=machine.compensating)
         self._leave(record, ending.status or "continued", ending.error)
 
@@ -458,7 +459,7 @@ class Driver:
             self.machine.forget_new()
             self._writer.taking.clear()
         self.machine.mark(Kind.PAUSED, now, seal_reason(self.host.payloads, reason))
-        record = self._writer.record(now)
+        record = self._writer.record()
         record.pause(reason)
         self._leave(record, "paused", diverged)
 

@@ -12,7 +12,6 @@ from perdure.codec.payload import Payloads
 from perdure.engine.definition import Registry
 from perdure.model.limits import Limits
 from perdure.model.run import Claimed
-from perdure.store.operation import Done, Operation
 from perdure.store.store import Store
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class Host(Protocol):
     Attributes:
         hold: Microseconds: shorter waits are sat out instead of parking the run.
         observer: Told of what happens; mostly there is none.
-        store: For what bodies of steps ask of it themselves.
+        store: Where its runs are.
         cadence: When what steps have emitted is stored.
     """
 
@@ -43,9 +42,6 @@ class Host(Protocol):
     hold: int
     observer: Observer | None
     cadence: Cadence
-
-    def submit(self, operation: Operation, done: Done) -> None:
-        """Queue an operation of the store."""
 
     @property
     def alone(self) -> bool:

@@ -97,6 +97,24 @@ class RunFuture(asyncio.Future[Any]):
         self.request = self.given_up = None
 
 
+class Ready(list[Any]):
+    """
+    A callback that is to run before the next rest: its context, itself, its arguments; nothing once it is cancelled.
+
+    It stands for an `asyncio.Handle`, which takes several times as long to make and to run; one is made per step.
+    """
+
+    __slots__ = ()
+
+    def cancel(self) -> None:
+        """Do not run it."""
+        self.clear()
+
+    def cancelled(self) -> bool:
+        """Whether it will not run."""
+        return not self
+
+
 class Timers(Protocol):
     """Who turns this loop's timers into durable ones."""
 
@@ -132,7 +150,7 @@ class PrivateLoop(asyncio.AbstractEventLoop):
     """
 
     def __init__(self, timers: Timers, salt: int, prefix: str = "") -> None:
-        self._ready: deque[asyncio.Handle] = deque()
+        self._ready: deque[Ready] = deque()
         self._timers = timers
         self._order = salt * _SPREAD & 0xFFFFFFFFFFFF
         self._root = Branch(prefix)
@@ -147,27 +165,37 @@ class PrivateLoop(asyncio.AbstractEventLoop):
         hooks = sys.get_asyncgen_hooks()
         events._set_running_loop(self)  # noqa: SLF001 - as above
         sys.set_asyncgen_hooks(None, None)
-        handle: asyncio.Handle | None = None
+        handle: Ready | None = None
+        context = callback = args = None
         try:
             while ready:
                 handle = ready.popleft()
-                if not handle.cancelled():
-                    try:
-                        handle._run()  # noqa: SLF001 - as above
-                    except SystemExit:
-                        # asyncio keeps it in the task and raises it here as well; the task's is the one that counts
-                        continue
+                if not handle:
+                    continue
+                context, callback, args = handle
+                try:
+                    context.run(callback, *args)
+                except SystemExit:
+                    pass  # asyncio keeps it in the task and raises it here as well; the task's is the one that counts
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # noqa: BLE001 - as every loop does
+                    self.call_exception_handler({"message": f"{callback} failed", "exception": error})
         finally:
-            handle = None  # a failed task's traceback leads to this frame, and must not lead back to the task
+            # A failed task's traceback leads to this frame, and must not lead back to the task.
+            handle = context = callback = args = None
             events._set_running_loop(outer)  # noqa: SLF001 - as above
             sys.set_asyncgen_hooks(*hooks)
 
     # ----------------------------------------------------------------------------- what asyncio needs
-    def call_soon(
+    # Always false, as debugging would look at the real clock. Each future asks, and bool() answers without a frame.
+    get_debug = staticmethod(bool)
+
+    def call_soon(  # type: ignore[override]  # all that is asked of a handle is there
         self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
-    ) -> asyncio.Handle:
+    ) -> Ready:
         """Run it before the next rest."""
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = Ready((context or contextvars.copy_context(), callback, args))
         self._ready.append(handle)
         return handle
 
@@ -186,8 +214,8 @@ class PrivateLoop(asyncio.AbstractEventLoop):
         return handle
 
     def fire(self, handle: asyncio.TimerHandle) -> None:
-        """The timer's time has come: run its callback before the next rest."""
-        self._ready.append(handle)
+        """The timer's time has come: run its callback before the next rest, if nobody cancels it until then."""
+        self.call_soon(lambda: None if handle.cancelled() else handle._run())  # noqa: SLF001 - as above
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         self._timers.drop_timer(handle)
@@ -229,10 +257,6 @@ class PrivateLoop(asyncio.AbstractEventLoop):
         return RunTask(
             coro, order=self._order, branch=branch, loop=self, name=name or branch.prefix or "main", context=context
         )
-
-    def get_debug(self) -> bool:
-        """Never: debugging would look at the real clock."""
-        return False
 
     def is_running(self) -> bool:
         """Always, for those who ask from inside."""

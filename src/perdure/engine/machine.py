@@ -460,7 +460,7 @@ class Machine:
 
     def _resolve(self, request: Request, entry: Entry, decoded: Any) -> None:
         future = request.future
-        future.settle()
+        future.request = future.given_up = None  # as `settle`, spelt out where it is per step
         if isinstance(request, TimerRequest) and request.handle is not None:
             self._timers.pop(request.handle, None)
             self.loop.fire(request.handle)

@@ -94,10 +94,15 @@ class Steps:
             self._machine.progress(request, Kind.ATTEMPT_STARTED, now, None, now)
         self.ready.append(request)
 
-    def commit_first(self) -> None:
-        """A commit begins; what is ready now begins when it is durable."""
+    def commit_begins(self) -> None:
+        """What bodies have emitted goes into the commit that begins now; what is ready begins when it is durable."""
         if self.ready:
             self._starting, self.ready = self.ready, []
+        if self._live is not None:
+            self._live.send()
+            if self.idle:
+                self._live.close()
+                self._live = None
 
     def committed(self, run: Claimed, *, begin: bool) -> None:
         """The commit is durable: begin what waited for it, unless the run is to come to rest."""
@@ -147,17 +152,8 @@ class Steps:
         return self._live is not None and self._live.due
 
     def note_due(self) -> None:
-        """If it is time, what bodies have emitted goes into the journal here."""
-        if self._live is not None and self._live.due:
-            self._live.note()
-
-    def send_emitted(self) -> None:
-        """What bodies have emitted goes into the commit that begins now."""
-        if self._live is not None:
-            self._live.send()
-            if self.idle:
-                self._live.close()
-                self._live = None
+        """What bodies have emitted goes into the journal here."""
+        self.live.note()
 
     def gone(self, key: str) -> None:
         """This body has ended: what it has emitted comes before its outcome."""

@@ -76,7 +76,7 @@ def transact(host: Host, run: Claimed, request: StepRequest, seq: int, done: Tra
             done(request, *result[-1], None)
 
     try:
-        host.submit(record, answered)
+        host.store.submit(record, answered)
     except PerdureError as error:
         host.soon(answered, [], error)
 

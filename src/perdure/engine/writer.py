@@ -34,6 +34,7 @@ class Writer:
     the epoch.
 
     Args:
+        now: The run's time, which never goes back.
         lost: Called when another worker owns the run, or when nothing can be stored for it any more.
         crash: Called with what escapes from those who are told that something is durable.
 
@@ -43,15 +44,25 @@ class Writer:
     """
 
     __slots__ = (
-        "_closed", "_crash", "_failures", "_host", "_inserting", "_lost", "_machine", "_trace", "busy", "run", "taking"
+        "_closed", "_crash", "_failures", "_host", "_inserting", "_lost", "_machine", "_now", "_trace", "busy", "run",
+        "taking",
     )  # fmt: skip
 
-    def __init__(self, host: Host, run: Claimed, machine: Machine, lost: Callable[[], None], crash: Crash) -> None:
+    def __init__(  # noqa: PLR0917 - what a run's writing leads to
+        self,
+        host: Host,
+        run: Claimed,
+        machine: Machine,
+        now: Callable[[], int],
+        lost: Callable[[], None],
+        crash: Crash,
+    ) -> None:
         self.run = run
         self.busy = False
         self.taking: list[tuple[Message, int]] = []
         self._host = host
         self._machine = machine
+        self._now = now
         self._lost = lost
         self._crash = crash
         self._inserting: list[ChildStart] = []
@@ -71,7 +82,7 @@ class Writer:
         machine = self._machine
         return bool(machine.buffer or self.taking or machine.children or machine.given_up or machine.riders)
 
-    def record(self, now: int) -> Record:
+    def record(self) -> Record:
         """Everything that is new, as one operation; the lists it comes from are empty then."""
         machine, run = self._machine, self.run
         record = Record(run.number, run.id, run.epoch, self._host.limits.inline_bytes)
@@ -97,7 +108,7 @@ class Writer:
                 record.take(message, seq)
             self.taking.clear()
         if machine.children or machine.given_up:
-            self._children(record, now)
+            self._children(record, self._now())
         return record
 
     def _children(self, record: Record, now: int) -> None:
@@ -133,7 +144,7 @@ class Writer:
         """
         self.busy = True
         try:
-            self._host.submit(record, lambda rows, error: self._answered(record, written, rows, error))
+            self._host.store.submit(record, lambda rows, error: self._answered(record, written, rows, error))
         except PerdureError as error:
             self._answered(record, written, [], error)
 

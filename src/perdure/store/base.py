@@ -56,7 +56,7 @@ class BaseStore(Generic[C]):
 
     def submit(self, operation: Operation, done: Done) -> None:
         """Queue an operation; see `Committer.submit`."""
-        self._open().submit(operation, done)
+        (self._committer or self._open()).submit(operation, done)
 
     def hold(self) -> None:
         """See `Committer.hold`."""

@@ -17,7 +17,6 @@ Probe = Callable[[str, Sequence[Operation]], None]
 BUSY_MILLISECONDS = 10_000
 _MAY_AWAIT = "on SQLite it may await nothing but its transaction, as it keeps the whole file waiting"
 _PLACE = {name: place for place, name in enumerate(ORDER)}
-_LONE_ENTRY = ["fence", "append"]
 
 
 class SqliteTransaction:
@@ -99,7 +98,7 @@ class BatchRunner:
         """
         try:
             try:
-                if len(batch) == 1 and batch[0].body is None and [name for name, _ in batch[0].lines] == _LONE_ENTRY:
+                if len(batch) == 1 and _is_lone_entry(batch[0]):
                     return self._append(batch)
                 return self._transact(batch, self._apply)
             except (apsw.Error, *UNSTORABLE) as error:
@@ -223,6 +222,14 @@ class BatchRunner:
                 for _ in execute(statement.sql, parameters):
                     pass
         return rows
+
+
+def _is_lone_entry(operation: Operation) -> bool:
+    """Whether it is what a sequential step commits."""
+    match operation.lines:
+        case [("fence", _), ("append", _)]:
+            return operation.body is None
+    return False
 
 
 def _place(line: Line) -> int:

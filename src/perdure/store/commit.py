@@ -122,7 +122,6 @@ class Committer(ABC):
         mail: set[int] = set()
         made_due = False
         watched = self._changes.watched or self._published is not None
-        delivering = self._changes.delivering
         for operation, done, (rows, error) in zip(operations, dones, outcomes, strict=True):
             if error is None:
                 made_due = made_due or operation.makes_due
@@ -132,7 +131,7 @@ class Committer(ABC):
                     ended.update(dict.fromkeys(operation.changed, operation.end))
             if rows:
                 mail.update(row[1] for row in rows if row[0] in _MAIL_LABELS)
-                if delivering:
+                if self._changes.delivering:
                     changed.update(row[1] for row in rows if row[0] == "started")
             done(rows, error)
         if made_due or changed or ended or mail:

@@ -26,7 +26,7 @@ class Calls:
     Makes drivers' calls in the worker's own context, and commits what comes of them.
 
     Attributes:
-        pending: Whether some are to be made on the loop's next turn.
+        pending: Those that are to be made on the loop's next turn.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, store: Store, collector: Collector) -> None:
@@ -34,12 +34,7 @@ class Calls:
         self._store = store
         self._collector = collector
         self._context = contextvars.copy_context()
-        self._soon: list[Call] = []
-
-    @property
-    def pending(self) -> bool:
-        """Whether some are to be made on the loop's next turn."""
-        return bool(self._soon)
+        self.pending: list[Call] = []
 
     def now(self, callback: Callable[..., None], *args: Any) -> None:
         """Call it, outside the context of the body that has just ended, and commit what comes of it."""
@@ -47,12 +42,12 @@ class Calls:
 
     def soon(self, callback: Callable[..., None], *args: Any) -> None:
         """Call it on the loop's next turn, and commit what comes of all such calls together."""
-        self._soon.append((callback, args))
-        if len(self._soon) == 1:
+        self.pending.append((callback, args))
+        if len(self.pending) == 1:
             self._loop.call_soon(self._make_all, context=self._context)
 
     def _make_all(self) -> None:
-        calls, self._soon = self._soon, []
+        calls, self.pending = self.pending, []
         if len(calls) >= CROWD:
             self._collector.crowd()
         self._make(calls)

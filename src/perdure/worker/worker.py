@@ -21,7 +21,7 @@ from perdure.errors import StoreClosed, StoreError
 from perdure.model.entry import Entry
 from perdure.model.limits import Limits
 from perdure.model.run import Claimed, Message
-from perdure.store.operation import Done, Operation, Row
+from perdure.store.operation import Operation, Row
 from perdure.store.store import Store
 from perdure.worker.calls import NESTING, Calls
 from perdure.worker.children import look_at_taken
@@ -418,10 +418,6 @@ class Worker:
         driver.begin(messages)
 
     # -------------------------------------------------------------------------- what drivers call
-    def submit(self, operation: Operation, done: Done) -> None:
-        """Queue an operation of the store."""
-        self.store.submit(operation, done)
-
     @property
     def alone(self) -> bool:
         """Whether one driver has this worker for itself, so that nobody could share its commit."""

@@ -318,3 +318,15 @@ def test_forgotten_errors_are_told_unless_they_are_the_engines(loop, caplog):
         loop.quiet = True
         loop.call_exception_handler({"message": "elsewhere", "exception": ValueError("x")})
     assert [record.getMessage() for record in caplog.records] == ["mine"]
+
+
+def test_a_callback_that_is_cancelled_does_not_run_and_one_that_fails_is_told_of(loop, caplog):
+    """asyncio.timeout cancels what it has planned, and a callback's error must not end the run's loop."""
+    ran = []
+    loop.call_soon(ran.append, "first").cancel()
+    loop.call_soon(lambda: 1 / 0)
+    kept = loop.call_soon(ran.append, "last")
+    assert not kept.cancelled()
+    loop.run_to_rest()
+    assert ran == ["last"]
+    assert "ZeroDivisionError" in caplog.text
