@@ -162,6 +162,28 @@ def test_plain_functions_are_sinks_too(office):
     office.play(main)
 
 
+def test_what_a_plain_function_gives_to_be_awaited_is_awaited(office):
+    """A coroutine function behind a decorator would never run, and its events count as delivered."""
+
+    async def main():
+        told = []
+        app = office.app(ship)
+
+        async def tell(event: Event) -> None:
+            told.append(event.run_id)
+
+        @app.sink("wrapped", events="completed")
+        def wrapped(event: Event):
+            return tell(event)
+
+        async with app:
+            await (await app.start("ship", "o-1", id="r")).result()
+            await asyncio.sleep(1)
+            assert told == ["r"]
+
+    office.play(main)
+
+
 def test_who_fails_is_tried_again_and_others_do_not_wait(office):  # A082 W11
     """One run's trouble would hold up all others, or another sink would be told again for it."""
 
@@ -657,6 +679,24 @@ BAD = {
     "no such option": {"colour": "red"},
     "a date without a zone": {"since": datetime(2020, 1, 1)},  # noqa: DTZ001 - the mistake
 }
+
+
+def nothing() -> None: ...
+
+
+def items(event: Event):
+    yield event
+
+
+async def live_items(event: Event):
+    yield event
+
+
+@pytest.mark.parametrize("target", [nothing, items, live_items, 7])
+def test_a_target_that_cannot_be_told_is_refused(target):
+    """A function with a `yield` would do nothing and count as told; one without a parameter fail for each event."""
+    with pytest.raises(InvalidOption, match="target"):
+        App("sqlite://").sink("s", target)
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from perdure import Retry, current_step
+from perdure import App, Retry, current_step
 from perdure.errors import (
     InvalidInput,
     InvalidName,
@@ -314,3 +314,20 @@ def test_what_a_stream_cannot_be_made_as_is_told(place):
             await stream.read(0)
 
     place.play(main)
+
+
+def test_a_reader_that_follows_when_the_app_is_closed_is_told():
+    """A program that closes its app would stand still for ever, at full speed."""
+
+    async def main():
+        async with App("sqlite://") as app:
+            stream = app.stream("s", int)
+            await stream.create()
+            await stream.append(1)
+            items = stream.tail()
+            assert (await anext(items)).value == 1
+            following = asyncio.ensure_future(anext(items))
+        with pytest.raises(StoreClosed, match="while this stream was followed"):
+            await following
+
+    asyncio.run(main())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from perdure.errors import InvalidOption
+from perdure.model.check import must_take
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -43,22 +43,3 @@ def must_name(what: str, kind: str, parts: object) -> None:
     """
     if not isinstance(parts, Mapping) or not parts:
         raise InvalidOption(what, f"it has no {kind} by name: write {{name: …}}, not {parts!r}")
-
-
-def must_take(what: str, fn: Callable[..., Any], *offered: str) -> None:
-    """
-    Check that a function can be called with these arguments.
-
-    Raises:
-        InvalidOption: It cannot.
-    """
-    if not callable(fn):
-        raise InvalidOption(what, f"{fn!r} is not a function")
-    with suppress(ValueError):  # a builtin may not tell
-        signature = inspect.signature(fn)
-        try:
-            signature.bind(*offered)
-        except TypeError as error:
-            name = getattr(fn, "__name__", repr(fn))
-            problem = f"{name} would be called with ({', '.join(offered)}), but {error}"
-            raise InvalidOption(what, problem) from None

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from perdure.clock import from_datetime, micros
-from perdure.declared.call import must_name, must_take, takes
+from perdure.declared.call import must_name, takes
 from perdure.declared.part import DEFAULT_RETRY, check_part_name
 from perdure.engine.definition import Step, StepOptions, Workflow
 from perdure.engine.machine import MISSING
@@ -27,7 +27,7 @@ from perdure.flow.node import (
     Task,
 )
 from perdure.ids import check_name
-from perdure.model.check import check_number
+from perdure.model.check import check_number, must_take
 from perdure.model.retry import NO_RETRY
 
 Target = Any

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 
 from perdure.errors import InvalidOption
 
@@ -61,3 +63,22 @@ def check_classes(option: str, value: object) -> None:
         isinstance(cls, type) and issubclass(cls, BaseException) for cls in value
     ):
         raise InvalidOption(option, f"{value!r} is not a tuple of exception classes, such as (OSError, ValueError)")
+
+
+def must_take(what: str, fn: object, *offered: str) -> None:
+    """
+    Refuse what is no function that can be called with these arguments.
+
+    Raises:
+        InvalidOption: It is none, or cannot.
+    """
+    if not callable(fn):
+        raise InvalidOption(what, f"{fn!r} is not a function")
+    with suppress(ValueError):  # a builtin may not tell
+        signature = inspect.signature(fn)
+        try:
+            signature.bind(*offered)
+        except TypeError as error:
+            name = getattr(fn, "__name__", repr(fn))
+            problem = f"{name} would be called with ({', '.join(offered)}), but {error}"
+            raise InvalidOption(what, problem) from None

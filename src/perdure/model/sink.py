@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from perdure.clock import from_datetime, micros
 from perdure.errors import InvalidOption
 from perdure.ids import check_name
-from perdure.model.check import check_known, check_number, check_texts
+from perdure.model.check import check_known, check_number, check_texts, must_take
 from perdure.model.entry import Kind
 from perdure.model.event import STARTED, Event
 from perdure.model.retry import Retry
@@ -61,10 +61,10 @@ class Sink:
         if not self.events or not known.issuperset(self.events):
             option, odd = "events", ", ".join(sorted(set(self.events) - known)) or "nothing"
             raise InvalidOption(option, f"{odd} is no kind of events; there are {', '.join(sorted(known))}")
-        target: object = self.target
-        if not callable(target):
+        must_take("target", self.target, "event")
+        if inspect.isgeneratorfunction(self.target) or inspect.isasyncgenfunction(self.target):
             option = "target"
-            raise InvalidOption(option, f"{target!r} cannot be called with an event")
+            raise InvalidOption(option, f"{self.target!r} has a `yield`: a call of it would do nothing")
         retry: object = self.retry
         if not isinstance(retry, Retry):
             option = "retry"

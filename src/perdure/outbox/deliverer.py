@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 from collections import Counter
@@ -226,7 +227,9 @@ class _Delivery:
                     await self._sink.target(event)
                 else:
                     loop, threads = self._worker.loop, self._worker.threads
-                    await loop.run_in_executor(threads, plain_call, self._sink.target, event)
+                    answer = await loop.run_in_executor(threads, plain_call, self._sink.target, event)
+                    if inspect.isawaitable(answer):  # such as a wrapper of a coroutine function gives
+                        await answer
         except Exception as error:  # noqa: BLE001 - a sink is a user's code, and whatever it raises is a failed delivery
             return error
         self._told["delivered"] += 1

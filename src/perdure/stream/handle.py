@@ -11,7 +11,7 @@ from perdure import ids
 from perdure.clock import SECOND, from_datetime, micros, to_datetime
 from perdure.codec.value import TypeCodec, codec_for
 from perdure.engine.current import current_step
-from perdure.errors import InvalidInput, InvalidOption
+from perdure.errors import InvalidInput, InvalidOption, StoreClosed
 from perdure.model.check import check_number
 from perdure.model.stream import Producer
 from perdure.stream.append import MAX_COUNT, Append, append
@@ -239,6 +239,7 @@ class Stream(Generic[T]):
 
         Raises:
             StreamNotFound, StreamGone: It is not there, or not any more.
+            StoreClosed: The app was closed meanwhile.
             InvalidOption, InvalidInput: As for `read`.
         """
         source, place = await self._source(), offset_of(after)
@@ -251,8 +252,9 @@ class Stream(Generic[T]):
                 place = page.next
                 if page.closed:
                     return
-                if page.at_end:
-                    await tail.wait(LONGEST_S)
+                if page.at_end and not await tail.wait(LONGEST_S) and self._tails.stopped:
+                    problem = "The app was closed while this stream was followed; go on behind the last offset."
+                    raise StoreClosed(problem)
                 page = await self._tails.page(source, place, PAGE_BYTES)
         finally:
             tail.leave()
