@@ -45,7 +45,7 @@ class Limit:
 
 _CEILING = frozenset({"W1", "W2", "W2S", "W3"})
 _DBOS = frozenset({"W1", "W2", "W3", "W3R", "W4", "W4S", "IMPORT", "IDLE"})
-_PERDURE = _CEILING | _DBOS | {"W1P", "W2F", "W2H", "MEM", "TURNS"}
+_PERDURE = _CEILING | _DBOS | {"W1P", "W2F", "W2H", "MEM", "TURNS", "TURNS10", "TURNS1", "TAIL"}
 _QUEUES = frozenset({"W5"})
 _ABSURD = frozenset({"W1", "W2", "W3", "W4", "W4S", "W5"})
 _PERDURE_PG = (_PERDURE | {"W5", "SLEEP", "CLUSTER", "SCALE"}) - {"IMPORT", "MEM"}
@@ -72,7 +72,8 @@ GROUPS = (
     ("W4",),
     ("W4S",),
     ("W5",),
-    ("TURNS",),
+    ("TURNS", "TURNS10", "TURNS1"),
+    ("TAIL",),
     ("SCALE",),
     ("MEM",),
     ("IMPORT",),
@@ -95,6 +96,9 @@ WORKLOADS = {
     "W4S": "1,000 runs that wait for a signal each",
     "W5": "5,000 one-step jobs on a durable queue, two worker processes; then single jobs into the idle queue",
     "TURNS": "50 turns that stream 40 events a second each, every one of them read from the journal",
+    "TURNS10": "10 such turns",
+    "TURNS1": "one such turn",
+    "TAIL": "a stream that one process writes, 40 events a second, and another one reads",
     "SCALE": "runs of 10 steps on a queue, for one, two and four worker processes",
     "MEM": "memory of one parked run",
     "IMPORT": "import of the package",
@@ -143,6 +147,8 @@ LIMITS = (
     Limit("W4", "after_wake_s", 0.7),
     Limit("W4S", "after_wake_s", 0.7),
     Limit("TURNS", "p50_ms", 5),
+    Limit("TURNS10", "p50_ms", 5),
+    Limit("TURNS1", "p50_ms", 5),
     Limit("TURNS", "fsyncs_per_step", 0.05),
     Limit("MEM", "held_few_kib", 10),
     Limit("MEM", "held_many_kib", 10),
@@ -228,6 +234,9 @@ SHOWN = {
         "jobs_per_s", "enqueued_per_s", "bodies_repeated", "pickup_p50_ms", "pickup_p99_ms", "cpu_s", "server_cpu_s",
     ),
     "TURNS": ("events_per_s", "events_per_commit", "p50_ms", "p99_ms", *_RATES),
+    "TURNS10": ("events_per_s", "events_per_commit", "p50_ms", "p99_ms", *_RATES),
+    "TURNS1": ("events_per_commit", "p50_ms", "p99_ms", *_RATES),
+    "TAIL": ("p50_ms", "p99_ms", *_RATES),
     "SCALE": tuple(name for name in FIGURES if name.startswith(("steps_per_s_", "cpu_us_per_step_"))),
     "IDLE": _IDLE,
     "CLUSTER": _IDLE,

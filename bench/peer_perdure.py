@@ -3,22 +3,21 @@
 import asyncio
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import fill
 import fill_postgres
+import talk
 from child import StepLog, ask, import_ms, kill_and_recover, say
 from jobs import Crew, JobLog, w5
 from meter import Figures, Meter, idling, latencies, memory_kib
 from parked import Parked
 from peer import Job, main
 from perdure import App, Context, Flow, Pipeline, RunFilter, Status, WorkerOptions, Workflow
-from perdure.turn import Turn, follow
 
 LONG_S = 3600.0
-EVERY_S = 0.025
 AT_ONCE = 500
 CONCURRENCY = 100
 SETTLE_S = 3.0
@@ -229,38 +228,23 @@ def w2h(job: Job) -> Figures:
 
 
 def turns(job: Job) -> Figures:
-    """Turns that stream at the same time; how long after it was said a reader has each event, which is durable then."""
-    many, each = job.sizes.turns, job.sizes.turn_events
-    late: list[float] = []
+    """Turns that stream at the same time."""
+    return measured(job, lambda made: talk.turns(made.app, job.sizes.turns, job.sizes.turn_events))
 
-    async def work(made: Bench) -> Figures:
-        async def speak(_turn: Turn, first: float) -> AsyncIterator[dict[str, float]]:
-            begun = time.perf_counter() + first
-            for n in range(each):
-                await asyncio.sleep(max(0, begun + n * EVERY_S - time.perf_counter()))
-                yield {"at": time.perf_counter(), "n": n}
 
-        speaking = made.app.turn(speak)
-        commits = made.app.client.store.commits
+def turns10(job: Job) -> Figures:
+    """A fifth of them, which need not wait so long for each other."""
+    return measured(job, lambda made: talk.turns(made.app, job.sizes.turns // 5, job.sizes.turn_events))
 
-        async def listen(number: int) -> None:
-            run = await made.app.start(speaking, number * EVERY_S / many)
-            late.extend(
-                [time.perf_counter() - event.value["at"] async for event in follow(run) if event.kind == "event"]
-            )
 
-        with Meter() as meter:
-            await asyncio.gather(*[listen(number) for number in range(many)])
-        commits = made.app.client.store.commits - commits
-        assert len(late) == many * each
-        return {
-            **meter.figures(runs=many, steps=many * each),
-            "events_per_s": round(len(late) / meter.wall_s),
-            "events_per_commit": round(len(late) / commits, 1),
-            **latencies(late),
-        }
+def turns1(job: Job) -> Figures:
+    """One."""
+    return measured(job, lambda made: talk.turns(made.app, 1, job.sizes.turn_events))
 
-    return measured(job, work)
+
+def tail(job: Job) -> Figures:
+    """A stream that another process writes."""
+    return measured(job, lambda made: talk.tail(made.app, job.url, job.sizes.turn_events))
 
 
 def w3(job: Job) -> Figures:
@@ -460,7 +444,8 @@ def work(url: str, log: str) -> None:
 if __name__ == "__main__":
     main(
         {"W1": w1, "W1P": w1p, "W2": w2, "W2S": w2s, "W2F": w2f, "W2H": w2h, "W3": w3, "W3R": w3r, "W4": w4, "W4S": w4s}
-        | {"TURNS": turns, "W5": queue, "MEM": memory, "IMPORT": imports, "IDLE": idle}
+        | {"TURNS": turns, "TURNS10": turns10, "TURNS1": turns1, "TAIL": tail}
+        | {"W5": queue, "MEM": memory, "IMPORT": imports, "IDLE": idle}
         | {"SLEEP": sleep, "CLUSTER": cluster, "SCALE": scale},
-        {"recover": recover, "parking": parking, "work": work},
+        {"recover": recover, "parking": parking, "work": work, "write": talk.write},
     )

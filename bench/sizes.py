@@ -38,9 +38,9 @@ class Sizes:
     w5_idle: int = 40
     """W5: single jobs into the idle queue afterwards."""
     turns: int = 50
-    """TURNS: turns that stream at the same time."""
+    """TURNS: turns that stream at the same time; TURNS10 has a fifth of them."""
     turn_events: int = 400
-    """TURNS: events of each, one every 25 ms."""
+    """TURNS, TURNS10, TURNS1, TAIL: events of each, one every 25 ms."""
     scale_runs: int = 2_000
     """SCALE: runs of `w2_steps` steps for each number of worker processes."""
     sleepers: int = 100_000

@@ -1,6 +1,8 @@
 """What steps emit while they run: in the journal at once, in order, fenced, bounded, and no part of any replay."""
 
 import asyncio
+import random
+import statistics
 import threading
 from datetime import timedelta
 
@@ -155,7 +157,7 @@ def test_many_steps_share_a_commit(lab):
 
     async def talk(start):
         await asyncio.sleep(start)
-        for n in range(40):
+        for n in range(120):
             current_step().emit("token", n)
             await asyncio.sleep(0.025)
         await over.wait()
@@ -168,7 +170,7 @@ def test_many_steps_share_a_commit(lab):
         async with lab.worker(flow) as app:
             run = await app.start("flow", id="r")
             before = app.client.store.commits
-            await asyncio.sleep(2)
+            await asyncio.sleep(4)
             commits = app.client.store.commits - before
             over.set()
             await run.result()
@@ -176,8 +178,31 @@ def test_many_steps_share_a_commit(lab):
 
     over = asyncio.Event()
     entries, commits = lab.play(main)
-    assert entries == 2_000
-    assert commits <= 100, commits
+    assert entries == 6_000
+    assert commits <= 300, commits
+
+
+def test_few_steps_wait_less(lab):
+    """Ten answers that stream at the same time would each be as late as if there were fifty."""
+    late = []
+
+    async def talk(start):
+        await asyncio.sleep(start)
+        for n in range(80):
+            asked = lab.clock.now()
+            current_step().emit("token", n)
+            await current_step().flush()
+            late.append(lab.clock.now() - asked)
+            await asyncio.sleep(0.025)
+
+    async def flow(ctx):
+        chance = random.Random(5)
+        await asyncio.gather(*(ctx.step(talk, chance.uniform(0, 0.1)) for _ in range(10)))
+
+    lab.finish(flow)
+    assert len(late) == 800
+    assert statistics.median(late) < 1_500, statistics.median(late)
+    assert max(late) < 10_500
 
 
 def test_a_lone_stream_does_not_wait(lab):
