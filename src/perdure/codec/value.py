@@ -9,6 +9,7 @@ from functools import cache, lru_cache, partial
 from types import ModuleType
 from typing import Any, NamedTuple, NewType, cast
 
+from perdure.codec.plain import plain_schema
 from perdure.errors import InvalidInput, NotSerializable
 
 ATOMS: frozenset[type] = frozenset({type(None), bool, int, float, str, bytes, date, datetime, timedelta})
@@ -21,8 +22,16 @@ _REBUILT = frozenset(
     | {"uuid", "literal", "list", "tuple", "set", "frozenset", "dict", "nullable", "union"}
 )
 _MAY_HOLD_SETS = frozenset({"any", "set", "frozenset"})
+_CONFIG = {"ser_json_inf_nan": "constants", "ser_json_bytes": "base64", "val_json_bytes": "base64"}
 _SHOWN_PROBLEMS = 3
 _SHOWN_LENGTH = 500
+
+
+@cache
+def _core() -> ModuleType:
+    import pydantic_core  # noqa: PLC0415 - takes 20 ms, as below
+
+    return pydantic_core
 
 
 @cache
@@ -109,15 +118,10 @@ class TypeCodec:
             raise InvalidInput(what, _explain(error)) from error
 
     def _build(self, what: str) -> _Tool:
-        pydantic = _pydantic()
-        config = pydantic.ConfigDict(ser_json_inf_nan="constants", ser_json_bytes="base64", val_json_bytes="base64")
-        # pydantic refuses a config beside a bare dataclass or TypedDict; behind a NewType it takes it.
-        hidden = cast("Any", NewType)("Value", self.annotation)
         try:
-            adapter = pydantic.TypeAdapter(hidden, config=config)
-            dump, plain = adapter.serializer.to_json, adapter.serializer.to_python
-            load = adapter.validator.validate_json
-            kinds = set(_kinds(adapter.core_schema))
+            schema, validator, serializer = _looked_at(self.annotation)
+            load, dump, plain = validator.validate_json, serializer.to_json, serializer.to_python
+            kinds = set(_kinds(schema))
         except Exception as error:
             problem = f"pydantic has no form for its annotation {self.annotation!r} ({_summary(error)})"
             raise NotSerializable(what, problem) from error
@@ -131,8 +135,20 @@ class TypeCodec:
                 (partial(dump, by_alias=alias, **careful), partial(plain, by_alias=alias, **careful))
                 for alias in (False, True)
             ]
-        self._tool = _Tool(adapter.validator.validate_python, load, tuple(forms), bool(kinds & _MAY_HOLD_SETS))
+        self._tool = _Tool(validator.validate_python, load, tuple(forms), bool(kinds & _MAY_HOLD_SETS))
         return self._tool
+
+
+def _looked_at(annotation: Any) -> tuple[Any, Any, Any]:
+    """The core schema of an annotation, its validator and its serializer; raises whatever pydantic raises."""
+    schema = plain_schema(annotation)
+    if schema is not None:
+        core = _core()
+        return schema, core.SchemaValidator(schema, _CONFIG), core.SchemaSerializer(schema, _CONFIG)
+    # pydantic refuses a config beside a bare dataclass or TypedDict; behind a NewType it takes it.
+    hidden = cast("Any", NewType)("Value", annotation)
+    adapter = _pydantic().TypeAdapter(hidden, config=_CONFIG)
+    return adapter.core_schema, adapter.validator, adapter.serializer
 
 
 def _unawaited(what: str, value: Any) -> NotSerializable | None:
@@ -216,7 +232,7 @@ def _in_order(value: Any, plain: Any) -> Any:
 
 
 def _misfit(what: str, error: Exception) -> InvalidInput | NotSerializable:
-    if isinstance(error, _pydantic().ValidationError):
+    if isinstance(error, _core().ValidationError):
         broken = [each for each in error.errors(include_url=False) if each["type"] == "string_unicode"]
         if broken:
             return NotSerializable(what, "it has a string with half of a surrogate pair, which UTF-8 lacks")
@@ -225,7 +241,7 @@ def _misfit(what: str, error: Exception) -> InvalidInput | NotSerializable:
 
 def _explain(error: Exception | None) -> str:
     """The first few problems, each as `field.path: problem`."""
-    if not isinstance(error, _pydantic().ValidationError):
+    if not isinstance(error, _core().ValidationError):
         return _summary(error)
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     shown = []
@@ -246,7 +262,7 @@ def schema_of(annotation: Any) -> dict[str, Any]:
 def problems_of(error: BaseException) -> list[tuple[str, str]]:
     """All that is wrong with a value that was refused: the path of each field and its problem."""
     cause = error.__cause__
-    if not isinstance(cause, _pydantic().ValidationError):
+    if not isinstance(cause, _core().ValidationError):
         return [("", str(error))]
     problems = cause.errors(include_url=False, include_context=False, include_input=False)
     return [(".".join(map(str, problem["loc"])), problem["msg"]) for problem in problems]
