@@ -411,6 +411,7 @@ class App(Face):
                 self._observer.stopped(worker)
             if client is not None:
                 await client.store.close()
+                client.store.changes.committed_elsewhere()  # whoever waits looks, and finds it closed
 
     @property
     def client(self) -> Client:

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from perdure import Context, RunCancelled, RunFailed
+from perdure import App, Context, RunCancelled, RunFailed, run_durable
+from perdure.errors import PerdureError, StoreClosed
 
 
 async def waits(ctx: Context, text: str) -> str:
@@ -88,3 +89,29 @@ def test_a_run_that_was_parked_meanwhile_is_waited_for(desk):
         assert await asyncio.gather(run.result(), run.result(), app.handle(run.id).result()) == ["woken"] * 3
 
     desk.play(main, sleeps)
+
+
+def test_whoever_waits_when_the_app_is_closed_is_told():
+    """A request that waits for a run would stand still for ever while its server goes down."""
+
+    async def receives(ctx: Context) -> str:
+        return await ctx.receive("go")
+
+    async def main():
+        app = App("sqlite://")
+        app.workflow(receives)
+        async with app:
+            run = await app.start("receives")
+            events = run.events()
+            await anext(events)
+            waiting = [asyncio.ensure_future(one) for one in (run.result(), anext(events))]
+            durable = asyncio.ensure_future(run_durable("d", receives, store=app))
+            while (await app.client.counts()).get("waiting") != 2:  # noqa: ASYNC110 - parking is told to nobody
+                await asyncio.sleep(0)
+        for one in waiting:
+            with pytest.raises(StoreClosed):
+                await one
+        with pytest.raises(PerdureError):
+            await durable
+
+    asyncio.run(main())

@@ -57,6 +57,7 @@ class RunHandle(Generic[R]):
             RunFailed: It failed; its error is in ``cause``.
             RunCancelled: It was cancelled.
             RunNotFound: There is no run with this id.
+            StoreClosed: The app was closed meanwhile; the run goes on wherever there is a worker.
         """
         return await self.value_of(await self._end())
 
@@ -81,6 +82,7 @@ class RunHandle(Generic[R]):
 
         Raises:
             RunNotFound: There is no run with this id.
+            StoreClosed: The app was closed meanwhile.
             InvalidOption: `after` is no number; a text, as of a header, is one only after ``int(…)``.
         """
         check_number("after", after, 0)
