@@ -7,15 +7,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-import fill
-import fill_postgres
+import perdure
 import talk
 from child import StepLog, ask, import_ms, kill_and_recover, say
 from jobs import Crew, JobLog, w5
 from meter import Figures, Meter, idling, latencies, memory_kib
 from parked import Parked
 from peer import Job, main
-from perdure import App, Context, Flow, Pipeline, RunFilter, Status, WorkerOptions, Workflow
+from perdure import App, Context, RunFilter, Status, WorkerOptions, Workflow
 
 LONG_S = 3600.0
 AT_ONCE = 500
@@ -146,7 +145,7 @@ def w1p(job: Job) -> Figures:
         return {"i": 0}
 
     async def work(made: Bench) -> Figures:
-        workflow = made.app.pipeline(Pipeline("pipeline").stage("stage", stage))
+        workflow = made.app.pipeline(perdure.Pipeline("pipeline").stage("stage", stage))
         assert await _result(made.app, workflow) == {"i": 0}
         took, before = [], made.app.client.store.commits
         with Meter() as meter:
@@ -181,7 +180,7 @@ def w2f(job: Job) -> Figures:
         step_log.hit(i)
         return {"i": i}
 
-    flow = Flow("flow", output=lambda state: sum(result["i"] for result in state.results.values()))
+    flow = perdure.Flow("flow", output=lambda state: sum(result["i"] for result in state.results.values()))
     for place in range(steps):
         flow = flow.step(f"step {place}", body, given=lambda _state, place=place: place)
 
@@ -220,6 +219,9 @@ def w2s(job: Job) -> Figures:
 
 def w2h(job: Job) -> Figures:
     """W2 in a database that has seen very many runs."""
+    import fill  # noqa: PLC0415 - only here, as the process that W3R recovers in has nothing to do with them
+    import fill_postgres  # noqa: PLC0415 - as above
+
     if job.url.startswith("sqlite"):
         fill.copy(fill.filled(job.cache, job.sizes.w2h_finished, one_run), job.file)
     else:

@@ -8,7 +8,6 @@ from contextlib import aclosing
 from child import hear, kill, say, spawn
 from meter import Figures, Meter, latencies
 from perdure import App
-from perdure.turn import Turn, follow
 
 EVERY_S = 0.025
 STREAM = "tail"
@@ -16,6 +15,8 @@ STREAM = "tail"
 
 async def turns(app: App, many: int, each: int) -> Figures:
     """So many turns at the same time, an event every 25 ms each; all of them are durable when they are read."""
+    from perdure.turn import Turn, follow  # noqa: PLC0415 - the process that W3R recovers in imports this file too
+
     late: list[float] = []
 
     async def speak(_turn: Turn, first: float) -> AsyncIterator[dict[str, float]]:
