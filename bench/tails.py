@@ -7,6 +7,7 @@ What 10,000 readers who wait for events cost the server: memory, and how soon th
 from __future__ import annotations
 
 import asyncio
+import resource
 import statistics
 import subprocess
 import sys
@@ -18,11 +19,16 @@ from pathlib import Path
 import psutil
 
 STREAMS = GROUP = 100
+CROWD = 2_500
+"""Readers in one process: it and the server may have so many files open only."""
 HTTP = "HTTP/1.1"
+Tails = list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 
 
 def main(readers: int) -> None:
     """Serve, connect, measure."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/tails.db"
         perdure = str(Path(sys.executable).parent / "perdure")
@@ -45,14 +51,8 @@ async def _measure(pid: int, port: int, readers: int) -> None:
     for n in range(STREAMS):
         _ask(port, "PUT", f"s{n}", b"x")
     before = process.memory_info().rss
-    tails = []
-    for n in range(readers):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(f"GET /v1/stream/u/s{n % STREAMS}?offset=now&live=sse {HTTP}\r\nHost: x\r\n\r\n".encode())
-        tails.append((reader, writer))
-        if len(tails) % GROUP == 0:
-            for found, _ in tails[-GROUP:]:
-                await found.readuntil(b"upToDate")
+    tails = await _connect(port, STREAMS)
+    crowds = [await _crowd(port, min(CROWD, readers - n)) for n in range(STREAMS, readers, CROWD)]
     after = process.memory_info().rss
     per = (after - before) / readers
     print(
@@ -69,8 +69,40 @@ async def _measure(pid: int, port: int, readers: int) -> None:
         await tails[n][0].readuntil(b"event: data")
         took.append(time.perf_counter() - begun)
     print(f"append to event, {readers // STREAMS} readers each: median {1e3 * statistics.median(took):.1f} ms")
+    for crowd in crowds:
+        crowd.terminate()
+        await crowd.wait()
     for _, writer in tails:
         writer.transport.abort()
+
+
+async def _connect(port: int, readers: int) -> Tails:
+    """Readers that wait, from the first stream to the last and around again."""
+    tails: Tails = []
+    for n in range(readers):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET /v1/stream/u/s{n % STREAMS}?offset=now&live=sse {HTTP}\r\nHost: x\r\n\r\n".encode())
+        tails.append((reader, writer))
+        if len(tails) % GROUP == 0:
+            for found, _ in tails[-GROUP:]:
+                await found.readuntil(b"upToDate")
+    return tails
+
+
+async def _crowd(port: int, readers: int) -> asyncio.subprocess.Process:
+    """More of them, in a process of their own, which is there when they wait."""
+    command = (sys.executable, __file__, str(readers), str(port))
+    crowd = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    assert crowd.stdout is not None
+    assert await crowd.stdout.readline()
+    return crowd
+
+
+async def _wait(port: int, readers: int) -> None:
+    """What such a process does."""
+    tails = await _connect(port, readers)
+    print(len(tails), flush=True)
+    await asyncio.sleep(3600)
 
 
 def _ask(port: int, method: str, name: str, body: bytes) -> None:
@@ -81,4 +113,7 @@ def _ask(port: int, method: str, name: str, body: bytes) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
+    if len(sys.argv) > 2:  # noqa: PLR2004 - a crowd
+        asyncio.run(_wait(int(sys.argv[2]), int(sys.argv[1])))
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
