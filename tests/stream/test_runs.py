@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 
 import pytest
 from streamkit.web import Web
@@ -112,6 +113,42 @@ def test_a_run_is_followed_to_its_end(place):
                 break
         assert seen == polled == await entries_of(app, "r")
         assert seen[-1]["kind"] == "completed"
+
+    place.play(main, working=True)
+
+
+def test_a_reader_of_a_turn_that_comes_back_anywhere_gets_the_same(place):
+    """A reader that reconnects while an answer streams would miss words, or get some twice (1,000 times)."""
+
+    async def main(app, web):
+        async def talk(turn):
+            for n in range(200):
+                yield f"word {n}"
+                await asyncio.sleep(0.01)
+
+        app.turn(talk)
+        run, chance = await app.start("talk", id="t"), random.Random(7)
+        got, ends = [], ["-1"]
+        for _ in range(1_000):
+            at, way = chance.choice((chance.choice(ends), ends[-1])), chance.choice(("", "&live=long-poll", "sse"))
+            if way == "sse":
+                async with web.events(f"{R}/t?offset={at}&live=sse") as events:
+                    await events.start()
+                    event = await events.next()
+                items = json.loads(event.data) if event.name == "data" else []
+                end = event.id
+            else:
+                page = await web.get(f"{R}/t?offset={at}{way}")
+                items, end = page.json if page.body else [], page.offset
+            got.append((at, items, end))
+            ends += [end] if end > ends[-1] or ends == ["-1"] else []
+            await asyncio.sleep(chance.uniform(0, 0.004))
+        assert (await run.result()).events == 200
+        whole = await entries_of(app, "t")
+        assert ends[-1] == f"{len(whole):016d}"
+        assert len(ends) > 100
+        for at, items, end in got:
+            assert items == whole[max(0, int(at)) : int(end)]
 
     place.play(main, working=True)
 
