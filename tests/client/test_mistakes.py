@@ -31,6 +31,10 @@ async def rows(transaction):
     return None
 
 
+def behind(transaction):
+    return rows(transaction)
+
+
 async def leaf(turn):
     yield "a"
 
@@ -104,7 +108,7 @@ def test_a_place_in_a_journal_is_a_number(desk):
         ChatOptions(after="1")
 
 
-@pytest.mark.parametrize("fn", [rows, "insert"])
+@pytest.mark.parametrize("fn", [rows, behind, "insert"])
 def test_rows_of_ones_own_are_written_by_a_plain_function(desk, fn):
     """A coroutine would never be awaited, and the rows not be there though the command succeeded."""
 

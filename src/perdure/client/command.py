@@ -219,7 +219,7 @@ class Command:
         if not callable(given) or inspect.iscoroutinefunction(fn):
             option = "transaction"
             raise InvalidOption(option, f"{fn!r} is not a plain function (def)")
-        self._bodies.append(lambda transaction: plain_call(fn, transaction, *args))
+        self._bodies.append(lambda transaction: _called(fn, transaction, *args))
 
     async def _ask(self, call: Callable[[Client], Coroutine[Any, Any, Any]]) -> None:
         await call(self._drafting())
@@ -267,6 +267,21 @@ class Command:
     def changing(self) -> StoreBusy:
         """What it was about changed each time."""
         return StoreBusy(f"What the command {self.key!r} is about changed each time it was to be stored; try again.")
+
+
+def _called(fn: Callable[..., Any], /, *args: Any) -> None:
+    """
+    Call a function that writes rows.
+
+    Raises:
+        InvalidOption: It is a coroutine function behind something, so that it has written nothing.
+    """
+    answer = plain_call(fn, *args)
+    if inspect.isawaitable(answer):
+        if inspect.iscoroutine(answer):
+            answer.close()
+        option = "transaction"
+        raise InvalidOption(option, f"{fn!r} is not a plain function (def): it returned something to be awaited")
 
 
 class _Draft:
