@@ -31,7 +31,6 @@ from perdure.model.run import Claimed, RunFilter, WorkerRow
 from perdure.model.status import Status
 from perdure.store.listing import list_runs
 from perdure.store.operation import Operation, Row
-from perdure.store.record import shelve
 from perdure.store.store import Store
 
 
@@ -126,17 +125,12 @@ class Client(Starter[RunHandle[Any]], Steering, Queues, Upkeep, Commands, Sinks,
             RunNotFound: There is no such run.
         """
         topic = f"signal:{ids.check_name('signal name', name)}"
-        what = f"The payload of signal {name!r}"
-        payload = self.payloads.seal(codec_for(Any).encode(data, what), what)
         row = await self.row(run_id)
         if row.owner is not None or row.finished or topic not in json.loads(row.waiting_for or "[]"):
             return False
-        now, more = self._clock.now(), Operation()
-        if len(payload) > self._limits.inline_bytes:
-            payload = shelve(more, run_id, payload)
+        more = Operation()
         # Between two waits the epoch changes, so this key is that of the one wait; the first message under it wins.
-        more.add("send", run_id, topic, f"answer:{row.epoch}", payload, now)
-        more.add("wake_id", run_id, topic, now)
+        self._send(more, run_id, name, f"answer:{row.epoch}", data)
         guard = ("guard", (run_id, row.epoch, row.status))
         rows = await self.store.apply(guarded([guard], more.lines, changed=(row.number,)))
         return bool(rows) and rows[0][0] != "stale"

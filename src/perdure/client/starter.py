@@ -259,17 +259,10 @@ class Starter(ABC, Generic[H]):
             RunNotFound: There is no such run.
             RunFinished: It has ended.
         """
-        ids.check_name("signal name", name)
         if key is not None:
             ids.check_id("signal key", key)
-        what = f"The payload of signal {name!r}"
-        payload = self.payloads.seal(codec_for(Any).encode(data, what), what)
-        now, topic = self._clock.now(), f"signal:{name}"
         operation = Operation(makes_due=True)
-        if len(payload) > self._limits.inline_bytes:
-            payload = shelve(operation, run_id, payload)
-        operation.add("send", run_id, topic, key, payload, now)
-        operation.add("wake_id", run_id, topic, now)
+        self._send(operation, run_id, name, key, data)
         rows = await self.store.apply(operation)
         if rows:
             return True
@@ -277,6 +270,16 @@ class Starter(ABC, Generic[H]):
         if row.finished:
             raise RunFinished(run_id, row.status)
         return False
+
+    def _send(self, operation: Operation, run_id: str, name: str, key: str | None, data: Any) -> None:
+        """Add a signal to what an operation does."""
+        what = f"The payload of signal {name!r}"
+        payload = self.payloads.seal(codec_for(Any).encode(data, what), what)
+        now, topic = self._clock.now(), f"signal:{ids.check_name('signal name', name)}"
+        if len(payload) > self._limits.inline_bytes:
+            payload = shelve(operation, run_id, payload)
+        operation.add("send", run_id, topic, key, payload, now)
+        operation.add("wake_id", run_id, topic, now)
 
     async def row(self, run_id: str) -> RunRow:
         """
