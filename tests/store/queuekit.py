@@ -49,6 +49,7 @@ def put(db: Database, *run_ids: str, **parameters) -> None:
 
 def claim(db: Database, worker: int = 1, *, queue: str = "q", now: int = NOW, most: int = 100, top: int = TOP) -> list:
     """What a worker does for one queue: the runs that it gets, in the order of their tickets."""
+    db.hire(worker)
     common = {"worker": worker, "now": now, "most": most, "top": top, "workflows": ALL, "queue": queue}
     rows = db.apply(
         line("forget_spent", queue=queue, now=now), line("line_up", now=now, queue=queue), line("claim_held", **common),

@@ -2,9 +2,12 @@
 
 import json
 
-from storekit.database import claim, entry, line, start
+import pytest
+import queuekit
+from storekit.database import ALL, claim, entry, line, start
 from storekit.kinds import NOW
 
+from perdure.model.queue import Queue
 from perdure.model.run import Claimed
 from perdure.model.status import TERMINAL, Status
 
@@ -144,3 +147,28 @@ def test_what_is_due_is_told_without_claiming_it(db):
     assert db.rows("any_due", NOW, knows) == [(row.number,)]
     assert db.rows("any_due", NOW, "[]") == []
     assert db.row("now") == row
+
+
+@pytest.mark.parametrize("end", ["leave", "declare_dead", "forget_workers"])
+def test_a_worker_that_is_gone_for_the_others_gets_nothing(db, end):
+    """A process that wakes up after its runs were taken over would own runs that nobody drives until the next look."""
+    worker, other = db.worker("gone"), db.worker("other")
+    queuekit.make(db, Queue("q"))
+    queuekit.put(db, "in line", "held")
+    held = queuekit.claim(db, other, most=1)[0].id
+    db.queued("plain")
+    row = db.row(held)
+    db.apply(line("release", run=row.number, epoch=row.epoch, now=NOW))
+    if end == "forget_workers":
+        db.apply(line("leave", worker=worker, now=NOW), line("forget_workers", before=NOW + 1))
+    else:
+        db.apply(line(end, worker=worker, now=NOW))
+    common = {"worker": worker, "now": NOW, "most": 9, "top": 99, "workflows": ALL, "queue": "q"}
+    lines = [
+        claim(worker), line("claim_lone", worker=worker, now=NOW, ids='["plain"]'), line("claim_held", **common),
+        line("claim_line", **common),
+    ]  # fmt: skip
+    assert db.apply(*lines) == []
+    assert [db.row(name).owner for name in ("plain", "in line", "held")] == [None] * 3
+    lines = [(name, (other, *rest)) for name, (_, *rest) in lines]
+    assert sorted(claimed(db.apply(*lines))) == ["held", "in line", "plain"]

@@ -107,7 +107,7 @@ def test_rows_are_whole(db):
     """A list would show other values than the run itself has."""
     db.worker()
     db.queued("a", deadline_at=NOW + 9)
-    db.apply(claim(1))
+    db.apply(claim(db.hire(1)))
     page = db.run(list_runs(db.store, RunFilter()))
     assert page.rows == [db.row("a")]
 

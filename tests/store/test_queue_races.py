@@ -25,6 +25,7 @@ def test_limits_hold_while_workers_claim_and_end_runs_at_the_same_time(db, seed)
     for n in range(RUNS):
         put(db, f"run-{n}", key="abcd"[n % 4])
     stores = [db.another() for _ in range(4)]
+    workers = [db.hire(number) for number in range(1, 5)]
     claimed: list[str] = []
     most = {"all": 0, "key": 0}
 
@@ -47,7 +48,7 @@ def test_limits_hold_while_workers_claim_and_end_runs_at_the_same_time(db, seed)
 
     async def main():
         async with asyncio.timeout(40):
-            await asyncio.gather(*(work(worker, store) for worker, store in enumerate(stores, 1)))
+            await asyncio.gather(*(work(worker, store) for worker, store in zip(workers, stores, strict=True)))
 
     db.run(main())
     assert len(claimed) == len(set(claimed)) == 50, "the rate allows 50, and not one more"

@@ -28,7 +28,7 @@ def test_a_trace_comes_with_the_start_of_its_run_only(db):
 def test_only_the_owner_changes_it(db):
     """I1: a worker that lost the run would overwrite what its successor keeps."""
     db.apply(start("a"), line("start_trace", id="a", now=NOW, trace="first"))
-    db.apply(claim(1))
+    db.apply(claim(db.hire(1)))
     row = db.row("a")
     db.apply(line("trace_run", run=row.number, epoch=row.epoch, trace="mine"))
     db.apply(line("trace_run", run=row.number, epoch=row.epoch - 1, trace="stale"))
@@ -41,7 +41,7 @@ def test_only_the_owner_changes_it(db):
 def test_it_is_kept_in_the_commit_that_gives_the_run_up(db):
     """What a run that parks at once was part of would be forgotten."""
     db.apply(start("a"))
-    db.apply(claim(1))
+    db.apply(claim(db.hire(1)))
     row = db.row("a")
     db.apply(
         line("release", run=row.number, epoch=row.epoch, now=NOW),
@@ -54,7 +54,7 @@ def test_it_is_kept_in_the_commit_that_gives_the_run_up(db):
 def test_it_goes_with_its_run(db):
     """Traces of runs that are gone would fill the database (I10)."""
     db.apply(start("a"), line("start_trace", id="a", now=NOW, trace="t"))
-    db.apply(claim(1))
+    db.apply(claim(db.hire(1)))
     row = db.row("a")
     db.apply(line("finish", run=row.number, epoch=row.epoch, status="completed", output="1", error=None, now=NOW))
     db.apply(
@@ -96,6 +96,6 @@ def test_since_when_the_claimed_were_due(db):
     """Metrics would not know how late a run was picked up, as a claim forgets it."""
     db.apply(*[start(f"r{n}", due_at=NOW + n) for n in range(3)])
     numbers = [db.row(f"r{n}").number for n in range(3)]
-    rows = db.apply(claim(1, NOW + 1), line("due_now", now=NOW + 1, most=10))
+    rows = db.apply(claim(db.hire(1), NOW + 1), line("due_now", now=NOW + 1, most=10))
     assert sorted(row[1:] for row in rows if row[0] == "due") == [(numbers[0], NOW), (numbers[1], NOW + 1)]
     assert sorted(row[1] for row in rows if row[0] == "claimed") == numbers[:2]

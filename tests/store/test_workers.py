@@ -280,17 +280,17 @@ def test_suspects_are_the_live_and_those_who_own_runs(db):
     left = db.worker("left")
     db.worker("alive")
     owner = db.worker("owner")
+    db.owned("a", owner)
     for number in (left, owner):
         db.apply(line("leave", worker=number, now=NOW))
-    db.owned("a", owner)
     assert [row[0] for row in db.rows("suspects")] == [workers(db)["alive"].number, owner]
 
 
 def test_the_runs_of_one_that_nobody_knows_are_due_again(db):
-    """A process that wakes up long after it was forgotten would claim runs and lose them for ever (I8)."""
+    """A process that wakes up long after it was forgotten would start runs here and lose them for ever (I8)."""
     number = db.worker("forgotten")
     db.apply(line("leave", worker=number, now=NOW), line("forget_workers", before=NOW + 1))
-    row = db.owned("a", number)
+    row = db.queued("a", status="running", owner=number, epoch=1, due_at=None)
     assert [found[::3] for found in db.rows("suspects")] == [(number, "unknown")]
     assert db.apply(expire(NOW)) == [("expired", row.number, "queued")]
     assert db.rows("suspects") == []
@@ -300,8 +300,8 @@ def test_the_runs_of_one_that_nobody_knows_are_due_again(db):
 def test_workers_that_left_long_ago_are_forgotten_unless_they_own_runs(db):
     """The table of workers would grow for ever (I10), or a run would be owned by one that nobody knows (I8)."""
     numbers = {name: db.worker(name, lease_until=NOW + 500) for name in ("old", "owner", "fresh", "alive")}
+    db.owned("a", numbers["owner"])
     for name, at in (("old", NOW), ("owner", NOW), ("fresh", NOW + 9)):
         db.apply(line("leave", worker=numbers[name], now=at))
-    db.owned("a", numbers["owner"])
     db.apply(line("forget_workers", before=NOW + 9))
     assert set(workers(db)) == {"owner", "fresh", "alive"}

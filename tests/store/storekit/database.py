@@ -134,6 +134,13 @@ class Database:
         assert label == "registered"
         return number
 
+    def hire(self, number: int) -> int:
+        """The worker of this number, registered if it is not; only such a one gets runs."""
+        known = {found[0] for found in self.rows("workers")}
+        while number not in known:
+            known.add(self.worker(f"hired {len(known)}"))
+        return number
+
     def queued(self, run_id: str = "a", **parameters) -> RunRow:
         """A run that is due."""
         assert self.apply(start(run_id, **parameters))
@@ -141,6 +148,7 @@ class Database:
 
     def owned(self, run_id: str = "a", worker: int = 1, **parameters) -> RunRow:
         """A run that a worker has claimed: it is `running` in epoch 1, and nothing else was due."""
+        self.hire(worker)
         self.queued(run_id, **parameters)
         ((_, *columns),) = self.apply(claim(worker, most=1))
         assert Claimed(*columns).id == run_id

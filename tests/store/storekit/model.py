@@ -514,6 +514,8 @@ class Model:
                 del self.workers[number]
 
     def claim(self, worker, now, most, workflows):
+        if worker not in self.workers or self.workers[worker]["state"] != "alive":
+            return
         due = [row for row in self.runs.values() if row["due_at"] is not None and row["due_at"] <= now]
         due = [row for row in due if row["workflow"] in json.loads(workflows)]
         suspects = [row for row in due if row["takeovers"] >= SUSPICIOUS]

@@ -76,12 +76,16 @@ where id = :id and owner is null and rank is null and (due_at is null or due_at 
 -- differs: rows that another claim holds are skipped, not waited for.
 -- A run whose worker has died twice in a row is a suspect: a worker drives one suspect at a time, so that
 -- its next death tells which of them it was.
+-- A worker that others have declared dead gets nothing: it hears of its death by its heartbeat. Its row stays locked,
+-- so that whoever is about to declare it dead waits, and then takes over what it has just claimed.
+_numbers := array(select number from perdure_workers where number = :worker and state = 'alive' for share);
 update perdure_runs
 set owner = :worker, epoch = epoch + 1, due_at = null, started_at = coalesce(started_at, :now),
   status = case when status in ('queued', 'waiting') then 'running' else status end
 where number = any (array(
   select number from perdure_runs
   where due_at is not null and slot = 0 and due_at <= :now and jsonb_exists(:workflows::jsonb, workflow)
+    and :worker = any (_numbers)
     and (takeovers < 2 or number = (
       select s.number from perdure_runs s
       where s.due_at is not null and s.slot = 0 and s.due_at <= :now and s.takeovers >= 2

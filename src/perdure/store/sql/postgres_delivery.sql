@@ -19,10 +19,13 @@ drop trigger if exists perdure_journal_told on perdure_journal;
 drop trigger if exists perdure_runs_told on perdure_runs;
 
 -- name: claim_deliveries(tag, sink, worker, now, most)
--- differs: rows that another claim holds are skipped, not waited for.
+-- differs: rows that another claim holds are skipped, not waited for. A worker declared dead gets none, as for claim.
+_numbers := array(select number from perdure_workers where number = :worker and state = 'alive' for share);
 update perdure_outbox set owner = :worker, epoch = epoch + 1, due_at = null
 where sink = :sink and run = any (array(
-  select o.run from perdure_outbox o where o.sink = :sink and o.due_at <= :now order by o.due_at, o.run limit :most
+  select o.run from perdure_outbox o where o.sink = :sink and o.due_at <= :now
+    and :worker = any (_numbers)
+  order by o.due_at, o.run limit :most
   for no key update skip locked
 ))
 returning :tag, 'delivery', run, sink, next, last, epoch, attempts;

@@ -3,6 +3,7 @@
 -- name: claim_lone(tag, worker, now, ids)
 -- differs: as claim.
 -- The runs of run_durable that this worker has the functions of.
+_numbers := array(select number from perdure_workers where number = :worker and state = 'alive' for share);
 update perdure_runs
 set owner = :worker, epoch = epoch + 1, due_at = null, started_at = coalesce(started_at, :now),
   status = case when status in ('queued', 'waiting') then 'running' else status end
@@ -10,6 +11,7 @@ where number = any (array(
   select number from perdure_runs
   where id = any (array(select jsonb_array_elements_text(:ids::jsonb)))
     and due_at is not null and slot = 0 and due_at <= :now
+    and :worker = any (_numbers)
   order by number
   for no key update skip locked
 ))

@@ -4,7 +4,8 @@
 -- name: claim_held(tag, worker, now, most, top, workflows, queue)
 -- differs: rows that another claim holds are skipped, not waited for.
 -- The runs of a queue that hold a slot and go on: woken, taken over, given back. Of the queue's limits only the one
--- per worker can keep them waiting. Suspects as for claim.
+-- per worker can keep them waiting. Suspects, and workers declared dead, as for claim.
+_numbers := array(select number from perdure_workers where number = :worker and state = 'alive' for share);
 update perdure_runs
 set owner = :worker, epoch = epoch + 1, due_at = null, started_at = coalesce(started_at, :now),
   status = case when status in ('queued', 'waiting') then 'running' else status end
@@ -12,6 +13,7 @@ where number = any (array(
   select number from perdure_runs
   where queue = :queue and slot = 2 and slot > 0 and due_at is not null and due_at <= :now
     and jsonb_exists(:workflows::jsonb, workflow)
+    and :worker = any (_numbers)
     and (takeovers < 2 or number = (
       select s.number from perdure_runs s
       where s.queue = :queue and s.slot = 2 and s.slot > 0 and s.due_at is not null and s.due_at <= :now
@@ -37,6 +39,7 @@ returning :tag, 'claimed', number, id, workflow, status, generation, epoch, pare
 -- where the last claim ended, and each key sends its first. Only heads are read: the index is entered once per key
 -- and once per run chosen, however many stand behind.
 perform 1 from perdure_queues where name = :queue for no key update;
+_numbers := array(select number from perdure_workers where number = :worker and state = 'alive' for share);
 with recursive
 -- How many runs may be chosen, by the limits that count the queue or the worker as a whole. And how many keys must be
 -- looked at to find as many that are not full: a full one holds slots or has spent its rate.
@@ -58,7 +61,7 @@ q (served, cursor, per_key, room, reach) as materialized (
       select count(*) as held from perdure_runs
       where queue = :queue and slot = 2 and finished_at is null
     ) h
-    where name = :queue and state <> 'paused'
+    where name = :queue and state <> 'paused' and :worker = any (_numbers)
   ) w
   where room > 0
 ),

@@ -69,7 +69,8 @@ where id = :id and owner is null and rank is null and (due_at is null or due_at 
 -- name: claim(tag, worker, now, most, workflows)
 -- differs: one writer at a time needs no row locks.
 -- A run whose worker has died twice in a row is a suspect: a worker drives one suspect at a time, so that
--- its next death tells which of them it was.
+-- its next death tells which of them it was. A worker that others have declared dead gets nothing: it hears of its
+-- death by its heartbeat.
 -- The + keeps the index by workflow out, which holds the finished runs as well.
 update perdure_runs
 set owner = :worker, epoch = epoch + 1, due_at = null, started_at = coalesce(started_at, :now),
@@ -77,6 +78,7 @@ set owner = :worker, epoch = epoch + 1, due_at = null, started_at = coalesce(sta
 where number in (
   select number from perdure_runs
   where due_at is not null and slot = 0 and due_at <= :now
+    and exists (select 1 from perdure_workers w where w.number = :worker and w.state = 'alive')
     and +workflow in (select value from json_each(:workflows))
     and (takeovers < 2 or number = (
       select s.number from perdure_runs s

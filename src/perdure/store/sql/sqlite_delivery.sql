@@ -31,7 +31,7 @@ drop trigger if exists perdure_runs_told;
 -- name: claim_deliveries(tag, sink, worker, now, most)
 -- differs: one writer at a time needs no row locks.
 update perdure_outbox set owner = :worker, epoch = epoch + 1, due_at = null
-where sink = :sink and run in (
+where sink = :sink and exists (select 1 from perdure_workers w where w.number = :worker and w.state = 'alive') and run in (
   select o.run from perdure_outbox o where o.sink = :sink and o.due_at <= :now order by o.due_at, o.run limit :most
 )
 returning :tag, 'delivery', run, sink, next, last, epoch, attempts;

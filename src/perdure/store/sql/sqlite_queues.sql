@@ -10,6 +10,7 @@ set owner = :worker, epoch = epoch + 1, due_at = null, started_at = coalesce(sta
 where number in (
   select number from perdure_runs
   where queue = :queue and slot = 2 and slot > 0 and due_at <= :now
+    and exists (select 1 from perdure_workers w where w.number = :worker and w.state = 'alive')
     and +workflow in (select value from json_each(:workflows))
     and (takeovers < 2 or number = (
       select s.number from perdure_runs s
@@ -54,7 +55,7 @@ q (served, cursor, per_key, room, reach) as materialized (
       select count(*) as held from perdure_runs
       where queue = :queue and queue_key >= '' and slot = 2 and finished_at is null
     )
-    where name = :queue and state <> 'paused'
+    where name = :queue and state <> 'paused' and exists (select 1 from perdure_workers w where w.number = :worker and w.state = 'alive')
   )
   where room > 0
 ),
