@@ -37,6 +37,7 @@ class Bench:
         self.address = kind.store().address
         self.schema = self.address.schema
         self.run = f"select {functions(self.schema).run}($1::jsonb)"
+        self.whole = f"select {functions(self.schema).apply}('lone', 1, 1, array[$1], false)"
         self.watch = await self.address.connect()
         await prepare(self.watch, self.schema, NOW, migrating=True)
         self.connections = [await self.address.connect() for _ in range(3)]
@@ -91,6 +92,9 @@ class Bench:
         record = self.record(self.a, epoch)
         record.entries([entry(1)])
         return record.lines
+
+    def lone_writes(self):
+        return self.writes()
 
     def stale(self):
         return self.writes(-1)
@@ -183,9 +187,12 @@ class Actor:
         found = json.loads(work([list(getattr(bench, make)())]))
         locks = {name: found[name] for name in LOCKS if name in found}
         groups = {name: 1 for name in found if name[0] == "#" and name not in LOCKS}
+        self.call = bench.whole if make.startswith("lone") else bench.run
         self.steps = [{name: found[name], **groups} for name in ORDER if name in found]
         if locks and bench.locking:
             self.steps.insert(make.startswith("joins"), locks)
+        if make.startswith("lone"):
+            self.steps = [found]  # as the writer sends it: one call, which locks for itself
         self.size = len(self.steps) + 1
         self.at = 0
         self.pending: asyncio.Task | None = None
@@ -216,7 +223,7 @@ class Actor:
         if self.at == 0:
             await self.connection.execute("begin")
         if self.at < len(self.steps):
-            await self.connection.fetchval(self.bench.run, json.dumps(self.steps[self.at]))
+            await self.connection.fetchval(self.call, json.dumps(self.steps[self.at]))
         else:
             await self.connection.execute("commit")
 
@@ -271,6 +278,8 @@ CASES = [
     ("owned", ("parent_fails", "finishes")),
     ("owned", ("parent_fails", "sends")),
     ("owned", ("writes", "expires")),
+    ("owned", ("lone_writes", "expires")),
+    ("owned", ("lone_writes", "cancels")),
     ("owned", ("writes", "cancels")),
     ("owned", ("finishes", "sends")),
     ("owned", ("finishes", "cancels")),

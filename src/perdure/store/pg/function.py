@@ -61,10 +61,14 @@ def functions(schema: str) -> Functions:
     """The functions of a schema."""
     body = _RUN.substitute(statements=_blocks(), settings=_settings())
     joined = _joined()
-    whole = body + _APPLY.template + joined
+    lone = _block("append")
+    whole = body + _APPLY.template + lone + joined
     mark = hashlib.sha256(whole.encode()).hexdigest()[:12]
     run, apply, join = (f"{quoted(schema)}.perdure_{name}_{mark}" for name in ("run", "apply", "join"))
-    sql = within(schema, body) + _APPLY.substitute(settings=_settings(), writers=within(schema, "perdure_writers"))
+    sql = within(schema, body) + _APPLY.substitute(
+        settings=_settings(), writers=within(schema, "perdure_writers"), runs=within(schema, "perdure_runs"),
+        append=within(schema, lone),
+    )  # fmt: skip
     sql += within(schema, joined)
     for name, value in (("run", run), ("channel", channel(schema))):
         sql = sql.replace(f"@literal({name})", literal(value))
@@ -177,10 +181,12 @@ create or replace function @apply(_writer text, _batch bigint, _at bigint, _work
 returns json language plpgsql volatile
 $settings
 as $$perdure$$
+#variable_conflict use_column
 declare
   _out json;
   _outs json[] := '{}';
-  _work text;
+  _each text;
+  _work jsonb;
 begin
   -- A batch is done once: one that is sent again, as its commit was not confirmed, is answered as it was. A first
   -- one that is still under way is waited for here.
@@ -192,12 +198,25 @@ begin
     end if;
   end if;
   if not _apart then
-    _out := @run(_works[1]::jsonb);
+    _work := _works[1]::jsonb;
+    if _work ? '#lone' then
+      -- The entries of one run and nothing else, as a sequential step has them: whoever gets the lock as the run's
+      -- owner need not be told that it is stale.
+      perform 1 from $runs
+      where number = (_work #>> '{fence,0,1}')::bigint and epoch = (_work #>> '{fence,0,2}')::bigint
+        and owner is not null
+      for no key update;
+      if found then
+$append
+        return '[]';
+      end if;
+    end if;
+    _out := @run(_work);
   else
     -- One bad operation was among these: each has a transaction of its own inside this one.
-    foreach _work in array _works loop
+    foreach _each in array _works loop
       begin
-        _outs := _outs || json_build_object('rows', @run(_work::jsonb));
+        _outs := _outs || json_build_object('rows', @run(_each::jsonb));
       exception
         when serialization_failure or deadlock_detected or lock_not_available or query_canceled then
           raise;

@@ -27,6 +27,8 @@ _OUTBOX = {
 """Statements that change nothing of the run that they name, whose driver need not wait for them."""
 _PARENTS = {"ask_children", "cancel_children"}
 _STREAMS = {"stream", "source"}
+_LONE = frozenset({"fence", group_of("fence"), "append", group_of("append")})
+"""Of a work that, for one run, is the commit of a sequential step: the function has a short way for it."""
 
 
 def work(operations: Iterable[list[Line]], *, locking: bool = True) -> str:
@@ -51,6 +53,8 @@ def work(operations: Iterable[list[Line]], *, locking: bool = True) -> str:
                 found[group] = 1
             for kind, place in locked:
                 locks.setdefault(kind, set()).add(parameters[place])
+    if found.keys() == _LONE and len(found["fence"]) == 1:
+        found["#lone"] = 1
     if locking:
         for kind, values in locks.items():
             found[kind] = list(values)
