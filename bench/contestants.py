@@ -150,6 +150,8 @@ LIMITS = (
     Limit("TURNS10", "p50_ms", 5),
     Limit("TURNS1", "p50_ms", 5),
     Limit("TURNS", "fsyncs_per_step", 0.05),
+    Limit("TAIL", "p50_ms", 10),
+    Limit("TAIL", "p50_ms", 10, ours="perdure-pg"),
     Limit("MEM", "held_few_kib", 10),
     Limit("MEM", "held_many_kib", 10),
     Limit("MEM", "evicted_few_kib", 1),

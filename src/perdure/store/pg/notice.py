@@ -22,7 +22,7 @@ from perdure.store.pg.reader import Reader
 GATHER_S = 0.003
 """Commits within this time of the last notification are told together: NOTIFY takes a lock of the whole server."""
 CALM_S = 0.02
-"""How long news for watchers only may wait for more: a run with many steps would notify of each of them."""
+"""So long after the last notification news for watchers only wait: or many steps would make as many of them."""
 MOST_NUMBERS = 300
 """Of more runs than this only "some" is said, as a notification has room for 8,000 bytes."""
 POLL_QUICK_S = 0.02
@@ -101,11 +101,13 @@ class Notice:
                 self._telling = asyncio.get_running_loop().create_task(self._tell())
 
     async def _tell(self) -> None:
+        loop, last = asyncio.get_running_loop(), float("-inf")
         while True:
             await self._something.wait()
             with suppress(TimeoutError):
-                async with asyncio.timeout(CALM_S):
+                async with asyncio.timeout_at(last + CALM_S):
                     await self._urgent.wait()
+            last = loop.time()
             await self._say()
             await asyncio.sleep(GATHER_S)
 
