@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
-from postgreskit.server import server, with_search_path
+from postgreskit.schemas import empty_schema
 
 from perdure import App, WorkerOptions
 from perdure.testing.time import START, run_virtual
@@ -61,5 +61,7 @@ class Office:
 @pytest.fixture(params=["sqlite", "postgres"])
 def office(request, tmp_path):
     if request.param == "sqlite":
-        return Office(f"sqlite:///{tmp_path / 'office.db'}")
-    return Office(with_search_path(server().url()))
+        yield Office(f"sqlite:///{tmp_path / 'office.db'}")
+        return
+    with empty_schema() as url:
+        yield Office(url)

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from postgreskit.server import server
+from postgreskit.schemas import empty_schema
 
 from perdure import App, RunFailed, WorkerOptions, run_durable
 from perdure.store.changes import Changes
@@ -28,16 +28,12 @@ class Place:
         ran: How often each body has run.
     """
 
-    def __init__(self, kind, folder) -> None:
+    def __init__(self, kind, url) -> None:
         self.kind = kind
+        self.url = url
         self.ran = Counter()
         self.clock = None
         self._app = None
-        self.url = {
-            "file": f"sqlite:///{folder / 'durable.db'}",
-            "memory": "sqlite://",
-            "postgres": server().url() if kind == "postgres" else "",
-        }[kind]
 
     def play(self, main):
         """Run a coroutine function in virtual time; no parked run stays in memory, so that each wake-up replays."""
@@ -91,13 +87,21 @@ class Place:
         return (self.clock.now() - START) / 1_000_000
 
 
+def place_of(kind, folder):
+    if kind != "postgres":
+        yield Place(kind, "sqlite://" if kind == "memory" else f"sqlite:///{folder / 'durable.db'}")
+        return
+    with empty_schema() as url:
+        yield Place(kind, url)
+
+
 @pytest.fixture(params=KINDS)
 def place(request, tmp_path):
     """On each kind of store."""
-    return Place(request.param, tmp_path)
+    yield from place_of(request.param, tmp_path)
 
 
 @pytest.fixture(params=SHARED)
 def shared(request, tmp_path):
     """On each kind of store that several processes can have open."""
-    return Place(request.param, tmp_path)
+    yield from place_of(request.param, tmp_path)

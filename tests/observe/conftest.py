@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from postgreskit.server import server
+from postgreskit.schemas import empty_schema
 
 from perdure import App, WorkerOptions
 from perdure.testing.time import run_virtual
@@ -16,7 +16,11 @@ from perdure.testing.time import run_virtual
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request, tmp_path):
     """An empty database of each kind."""
-    return f"sqlite:///{tmp_path / 'runs.db'}" if request.param == "sqlite" else server().url()
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'runs.db'}"
+        return
+    with empty_schema() as url:
+        yield url
 
 
 @pytest.fixture

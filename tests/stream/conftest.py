@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from postgreskit.server import server, with_search_path
+from postgreskit.schemas import empty_schema
 from streamkit.web import Web
 
 from perdure import App, WorkerOptions
@@ -43,7 +43,11 @@ class Place:
 @pytest.fixture(params=["sqlite", "postgres"])
 def place(request, tmp_path):
     """A database of each kind."""
-    return Place(f"sqlite:///{tmp_path}/streams.db" if request.param == "sqlite" else with_search_path(server().url()))
+    if request.param == "sqlite":
+        yield Place(f"sqlite:///{tmp_path}/streams.db")
+        return
+    with empty_schema() as url:
+        yield Place(url)
 
 
 @pytest.fixture

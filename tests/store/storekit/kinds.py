@@ -6,7 +6,8 @@ from pathlib import Path
 
 import apsw
 import asyncpg
-from postgreskit.server import server, with_search_path
+from postgreskit.schemas import schemas
+from postgreskit.server import with_search_path
 
 from perdure.model.limits import Limits
 from perdure.store.pg.dialect import composed
@@ -86,7 +87,8 @@ class PostgresSchema:
     refusal: type[Exception] = asyncpg.IntegrityConstraintViolationError
 
     def __init__(self, _folder: Path, **options: str) -> None:
-        self.url = with_search_path(server().url(**options))
+        self._schema = schemas().take()
+        self.url = with_search_path(self._schema.url(**options))
         self._loop = asyncio.new_event_loop()
         self._outside = None
 
@@ -105,6 +107,7 @@ class PostgresSchema:
         if self._outside is not None:
             self._loop.run_until_complete(self._outside.close())
         self._loop.close()
+        schemas().give_back(self._schema)
 
 
 KINDS = (SqliteFile, SqliteMemory, PostgresSchema)
