@@ -144,6 +144,8 @@ def test_starts_that_cannot_be(lab):
             ):
                 with pytest.raises(error):
                     await start()
+            with pytest.raises(UnknownWorkflow, match=r"'flow'.* put @app\.workflow above it"):
+                await app.start(flow, 1)
             assert await lab.sql(app, "select count(*) from perdure_runs") == [(0,)]
             for _ in range(3):
                 assert await alive(app)

@@ -360,7 +360,9 @@ class Registry:
         name = workflow.stored_as if isinstance(workflow, Workflow) else workflow
         found = self._workflows.get(name) if isinstance(name, str) else None
         if found is None:
-            raise UnknownWorkflow(str(name), self.names())
+            plain = inspect.isfunction(workflow)
+            called = workflow.__name__ if plain else str(name)
+            raise UnknownWorkflow(called, self.names(), undecorated=plain)
         return found
 
     def known(self, stored: str) -> Workflow[..., Any] | None:

@@ -34,11 +34,13 @@ class UnknownWorkflow(UsageError):
     name: str
     known: list[str]
 
-    def __init__(self, name: str, known: list[str]) -> None:
+    def __init__(self, name: str, known: list[str], *, undecorated: bool = False) -> None:
         there = ", ".join(known) or "none"
+        hint = "Import the module that defines it before the app starts."
+        if undecorated:
+            hint = "It is a plain function: put @app.workflow above it."
         super().__init__(
-            f"No workflow is named {name!r} in this app (registered: {there}). "
-            "Import the module that defines it before the app starts.",
+            f"No workflow is named {name!r} in this app (registered: {there}). {hint}",
             name=name,
             known=known,
         )
