@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from perdure.flow.builder import Entry, Flow
     from perdure.flow.state import State
     from perdure.model.event import Event
-    from perdure.model.ledger import Actor
+    from perdure.model.ledger import Actor, Remark
     from perdure.outbox.lines import JsonLines
     from perdure.outbox.webhook import Webhook
     from perdure.pipeline.batch import Batch, Pending
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from perdure.stream.server import StreamServer
 else:
     _LATER = {
-        "Actor": "model.ledger",
+        "Actor": "model.ledger", "Remark": "model.ledger",
         "Entry": "flow.builder", "Event": "model.event", "Flow": "flow.builder", "State": "flow.state",
         "Batch": "pipeline.batch", "Pending": "pipeline.batch", "Pipeline": "pipeline.builder",
         "JsonLines": "outbox.lines", "Webhook": "outbox.webhook",
@@ -116,6 +116,7 @@ __all__ = [
     "Rate",
     "ReceiveTimedOut",
     "RecordedError",
+    "Remark",
     "Retry",
     "RetryAfter",
     "RunCancelled",

@@ -7,9 +7,9 @@ from decimal import Decimal
 
 import pytest
 
-from perdure import Actor, Command, Context, Retry, SyncContext, current_step
+from perdure import Actor, Command, Context, Remark, Retry, RunFilter, SyncContext, current_step
 from perdure.clock import to_datetime
-from perdure.errors import InvalidOption, NotInWorkflow, RunNotFound
+from perdure.errors import InvalidOption, NotInWorkflow, RunNotFound, StartConflict
 from perdure.testing.time import START
 
 AT_ONCE = Retry(max_attempts=3, delay=0)
@@ -282,6 +282,104 @@ def test_remarks_belong_to_commands_as_well(office):  # A093
             assert await seen(app, "new") == [("trigger.reason", "a click")]
             with pytest.raises(RunNotFound):
                 await app.command("l", lost)
+
+    office.play(main)
+
+
+FIRST = [
+    Remark({"trigger.source": "mail", "trigger.none": None}, actor=Actor("ada", "human"), payload=["why"]),
+    Remark("trigger.rank", 0, scope="call", scope_id="c-1", dedupe="once"),
+    Remark("trigger.rank", 1, dedupe="once"),
+]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"queue": "slow"}, {"dedupe": "d"}, {"delay": 5}], ids=["direct", "queue", "dedupe", "later"]
+)
+def test_remarks_are_made_with_the_start(office, options):  # A091 A093
+    """A crash behind the start would leave a run about which nobody knows who wanted it; a repeated one, noted twice."""
+
+    async def main():
+        async with office.app(plain) as app:
+            app.queue("slow")
+            await app.client.declare_queues(app.registry.queues.values(), ["slow"])
+            before = app.client.store.commits
+            await app.start("plain", id="r", annotations=FIRST, **options)
+            assert app.client.store.commits - before == 1
+            wanted = [("trigger.source", "mail"), ("trigger.rank", 0)]
+            assert (await seen(app, "r"))[:2] == wanted
+            again = await app.start("plain", id="r", annotations=FIRST, **options)
+            await again.result()
+            assert await seen(app, "r") == [*wanted, ("trigger.source", "cron")]
+            first, second, _ = await again.annotations()
+            assert (first.actor, first.payload, first.generation) == (Actor("ada", "human"), ["why"], 1)
+            assert (second.scope, second.scope_id) == ("call", "c-1")
+            assert await again.annotate("seen", True, scope="step", scope_id="s") == 1
+            assert await seen(app, "r", scope="step") == [("seen", True)]
+            for wrong in ("mail", [("a", 1)], {"": 1}):
+                with pytest.raises(InvalidOption):
+                    await app.start("plain", id="none", annotations=wrong, **options)
+            with pytest.raises(RunNotFound):
+                await app.client.annotations("none")
+            await office.check(app)
+
+    office.play(main)
+
+
+def test_a_start_that_is_refused_remarks_nothing(office):
+    """A request that was turned down would have left its remarks on somebody else's run."""
+
+    async def taking(ctx: Context, number: int) -> None:
+        await ctx.sleep(100)
+
+    async def main():
+        async with office.app(taking) as app:
+            await app.start("taking", 1, id="r", annotations={"trigger.source": "first"})
+            with pytest.raises(StartConflict):
+                await app.start("taking", 2, id="r", annotations={"trigger.source": "second"})
+            await app.start("taking", 1, dedupe="d", id="named", annotations={"trigger.source": "first"})
+            await app.start("taking", 1, dedupe="d", id="joins", annotations={"trigger.source": "second"})
+            wanted = [("trigger.source", "first")]
+            assert await seen(app, "r") == await seen(app, "named") == wanted
+
+    office.play(main)
+
+
+def test_commands_start_with_remarks_too(office):
+    """Who starts by a command would have to make the same remarks in another way."""
+
+    async def main():
+        async def handler(command: Command) -> None:
+            for run_id in ("there", "new"):
+                await command.start("plain", id=run_id, annotations={"trigger.source": "a click"})
+
+        async with office.app(plain).connected() as app:
+            await app.start("plain", id="there")
+            for _ in range(2):
+                await app.command("k", handler)
+            assert await seen(app, "new") == [("trigger.source", "a click")]
+            assert await seen(app, "there") == []
+
+    office.play(main)
+
+
+def test_children_are_started_with_remarks(office):
+    """A parent's remark about its child would be there before the child, twice after a replay, or on a stranger's run."""
+
+    async def parent(ctx: Context) -> None:
+        child = await ctx.start("plain", annotations={"trigger.source": "parent"})
+        await ctx.start("plain", id="stranger", annotations={"trigger.source": "parent"}, detached=True)
+        await ctx.sleep(60)
+        await child.result()
+
+    async def main():
+        async with office.app(plain, parent) as app:
+            await (await app.start("plain", id="stranger")).result()
+            await (await app.start("parent", id="r")).result()
+            (child,) = [info.id for info in (await app.client.runs(RunFilter()))[0] if info.id.startswith("r/")]
+            assert await seen(app, child) == [("trigger.source", "parent"), ("trigger.source", "cron")]
+            assert await seen(app, "stranger") == [("trigger.source", "cron")]
+            await office.check(app)
 
     office.play(main)
 

@@ -23,6 +23,7 @@ from perdure import (
     Flow,
     Limits,
     MapResult,
+    Remark,
     Retry,
     RunEvent,
     RunFilter,
@@ -250,7 +251,8 @@ async def main() -> None:
         assert_type(await run.result(), str)
         assert_type(await (await app.start(empty)).result(), None)
         assert_type(await app.start(ship, Order("1", 5), True), RunHandle[int])
-        assert_type(await app.start(sync_workflow, Order("1", 5)), RunHandle[str])
+        assert_type(await app.start(sync_workflow, Order("1", 5), annotations={"why": 1}), RunHandle[str])
+        assert_type(await app.start(empty, annotations=[Remark("why", 1, actor="ada")]), RunHandle[None])
         assert_type(await app.start("by name", 1, 2, id="x"), RunHandle[Any])
         session = object()
         assert_type(await app.start(ship, Order("1", 5), True, transaction=session), RunHandle[int])

@@ -9,7 +9,7 @@ NAMES = [
     "CurrentStep", "Debounce", "Dedupe", "DurableResult", "Entry", "Event", "Flow", "InvalidInput", "JsonLines",
     "LeaseHeld", "LeaseLost", "Limits",
     "ManifestMismatch", "MapResult", "Pending", "PerdureError", "Pipeline", "Queue", "Rate", "ReceiveTimedOut",
-    "RecordedError", "Retry", "RetryAfter", "RunCancelled", "RunEvent", "RunFailed", "RunFilter", "RunFinished",
+    "RecordedError", "Remark", "Retry", "RetryAfter", "RunCancelled", "RunEvent", "RunFailed", "RunFilter", "RunFinished",
     "RunHandle", "RunInfo", "RunNotFound", "RunPaused", "RunTimedOut", "Stage", "StageContext", "StartConflict",
     "State", "Status", "Step", "StepInfo", "StepInterrupted", "StepTimedOut",
     "Stream", "StreamInfo", "StreamItem", "StreamOptions", "StreamProducer", "StreamServer", "Suspended", "SyncContext", "Terminal",

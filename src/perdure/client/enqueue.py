@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from perdure.clock import micros
 from perdure.errors import DuplicateRun, QueueDraining, StoreBusy, UnknownQueue
@@ -26,6 +28,7 @@ class Start:
         payload: Its input, sealed.
         batch: When a run of these gathers several: under which key, and how many at most.
         trace: What an observer keeps with it.
+        remarks: Their columns, from the key to the deduplication key.
     """
 
     id: str
@@ -41,6 +44,7 @@ class Start:
     debounce: Debounce | None = None
     batch: tuple[str, int] | None = None
     trace: str | None = None
+    remarks: Sequence[tuple[Any, ...]] = ()
     scope: str | None = field(init=False, default=None)
     name: str | None = field(init=False, default=None)
 
@@ -73,6 +77,8 @@ class Start:
             operation.add("add_tag", self.id, tag)
         if self.trace is not None:
             operation.add("start_trace", self.id, self.now, self.trace)
+        for remark in self.remarks:
+            operation.add("attach_first", self.id, self.seed, *remark, self.now)
         if self.debounce is not None:
             longest = UNBOUNDED if self.debounce.longest is None else micros(self.debounce.longest)
             operation.add("debounce", self.scope, self.name, stored, self.due_at, longest, self.now)

@@ -13,6 +13,7 @@ from perdure.client.handle import RunHandle
 from perdure.client.starter import Starter
 from perdure.engine.child import Takes0, Takes1, Takes2, Takes3
 from perdure.engine.definition import Workflow
+from perdure.model.ledger import Remarks
 from perdure.model.queue import Debounce, Dedupe, Queue
 
 R = TypeVar("R")
@@ -35,28 +36,32 @@ class Face(ABC):
         self, workflow: Takes0[R], /, *, id: str | None = ..., tags: Iterable[str] = ...,
         timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
         key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
-        debounce: Debounce | None = ..., version: str | None = ..., transaction: object = ...,
+        debounce: Debounce | None = ..., version: str | None = ..., annotations: Remarks = ...,
+        transaction: object = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
     async def start(
         self, workflow: Takes1[A, R], a: A, /, *, id: str | None = ..., tags: Iterable[str] = ...,
         timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
         key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
-        debounce: Debounce | None = ..., version: str | None = ..., transaction: object = ...,
+        debounce: Debounce | None = ..., version: str | None = ..., annotations: Remarks = ...,
+        transaction: object = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
     async def start(
         self, workflow: Takes2[A, B, R], a: A, b: B, /, *, id: str | None = ..., tags: Iterable[str] = ...,
         timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
         key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
-        debounce: Debounce | None = ..., version: str | None = ..., transaction: object = ...,
+        debounce: Debounce | None = ..., version: str | None = ..., annotations: Remarks = ...,
+        transaction: object = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
     async def start(
         self, workflow: Takes3[A, B, C, R], a: A, b: B, c: C, /, *, id: str | None = ..., tags: Iterable[str] = ...,
         timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
         key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
-        debounce: Debounce | None = ..., version: str | None = ..., transaction: object = ...,
+        debounce: Debounce | None = ..., version: str | None = ..., annotations: Remarks = ...,
+        transaction: object = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
     async def start(self, workflow: str, /, *args: Any, **options: Any) -> RunHandle[Any]: ...

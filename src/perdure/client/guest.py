@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 from perdure.client.starter import H, Starter
 from perdure.codec.value import TypeCodec
 from perdure.engine.child import Takes0, Takes1, Takes2, Takes3
+from perdure.model.ledger import Remarks
 from perdure.model.queue import Debounce, Dedupe, Queue
 from perdure.store.caller import ON_A_LOOP, OPTION
 from perdure.store.operation import Operation, Row
@@ -57,28 +58,28 @@ class Inside:
         self, workflow: Takes0[Any], /, *, id: str | None = ..., tags: Iterable[str] = ...,
         timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
         key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
-        debounce: Debounce | None = ..., version: str | None = ...,
+        debounce: Debounce | None = ..., version: str | None = ..., annotations: Remarks = ...,
     ) -> str: ...  # fmt: skip
     @overload
     def start(
         self, workflow: Takes1[A, Any], a: A, /, *, id: str | None = ..., tags: Iterable[str] = ...,
         timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
         key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
-        debounce: Debounce | None = ..., version: str | None = ...,
+        debounce: Debounce | None = ..., version: str | None = ..., annotations: Remarks = ...,
     ) -> str: ...  # fmt: skip
     @overload
     def start(
         self, workflow: Takes2[A, B, Any], a: A, b: B, /, *, id: str | None = ..., tags: Iterable[str] = ...,
         timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
         key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
-        debounce: Debounce | None = ..., version: str | None = ...,
+        debounce: Debounce | None = ..., version: str | None = ..., annotations: Remarks = ...,
     ) -> str: ...  # fmt: skip
     @overload
     def start(
         self, workflow: Takes3[A, B, C, Any], a: A, b: B, c: C, /, *, id: str | None = ..., tags: Iterable[str] = ...,
         timeout: float | timedelta | None = ..., delay: float | timedelta = ..., queue: Queue | str | None = ...,
         key: str = ..., priority: int = ..., weight: int = ..., dedupe: Dedupe | str | None = ...,
-        debounce: Debounce | None = ..., version: str | None = ...,
+        debounce: Debounce | None = ..., version: str | None = ..., annotations: Remarks = ...,
     ) -> str: ...  # fmt: skip
     @overload
     def start(self, workflow: str, /, *args: Any, **options: Any) -> str: ...

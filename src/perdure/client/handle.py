@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import AsyncGenerator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 from perdure.client.view import ArtifactInfo, RunEvent, RunInfo, run_event
 from perdure.codec.failure import decode_error
@@ -16,6 +16,8 @@ from perdure.store.load import load_run, resolve
 
 if TYPE_CHECKING:
     from perdure.client.client import Client
+    from perdure.client.ledger import Where
+    from perdure.model.ledger import Annotation
 
 R = TypeVar("R")
 
@@ -135,6 +137,14 @@ class RunHandle(Generic[R]):
     async def artifact(self, name: str, type: Any = Any) -> Any:
         """See `Client.artifact`."""
         return await self._client.artifact(self.id, name, type)
+
+    async def annotate(self, key: str | Mapping[str, Any], value: Any = None, **options: Unpack[Where]) -> int:
+        """See `Client.annotate`."""
+        return await self._client.annotate(self.id, key, value, **options)
+
+    async def annotations(self, **wanted: Any) -> list[Annotation]:
+        """See `Client.annotations`."""
+        return await self._client.annotations(self.id, **wanted)
 
     async def signal(self, name: str, data: Any = None, *, key: str | None = None) -> bool:
         """See `Client.signal`."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.clock import SECOND, Clock, from_datetime, to_datetime
 from perdure.codec.payload import Payloads
 from perdure.codec.value import ANY
+from perdure.engine.ledger import RemarkOptions, remarks
 from perdure.errors import InvalidOption
 from perdure.model.check import check_number
 from perdure.model.run import MAX_PAGE
@@ -19,6 +20,13 @@ from perdure.store.store import Store
 
 if TYPE_CHECKING:
     from perdure.model.ledger import Actor, Annotation, Usage
+
+
+class Where(RemarkOptions, total=False):
+    """What a remark from outside may have beside its key and its value; see `Ledger.annotate`."""
+
+    scope: str
+    scope_id: str | None
 
 
 class Ledger:
@@ -57,8 +65,6 @@ class Ledger:
         Raises:
             RunNotFound: There is no such run.
         """
-        from perdure.engine.ledger import remarks  # noqa: PLC0415 - few programs remark
-
         rows, once = remarks(self.payloads, key, value, payload, actor, scope, scope_id, dedupe)
         operation = Operation([("attach", (run_id, *row, once, self._clock.now())) for row in rows])
         stored = await self.store.apply(operation) if rows else []

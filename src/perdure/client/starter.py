@@ -14,9 +14,11 @@ from perdure.codec.canonical import same_json
 from perdure.codec.payload import Payloads
 from perdure.codec.value import TypeCodec, codec_for
 from perdure.engine.definition import Registry, Workflow
+from perdure.engine.ledger import first_remarks
 from perdure.engine.observer import Observer
 from perdure.errors import InvalidOption, RunFinished, StartConflict
 from perdure.model.check import check_number
+from perdure.model.ledger import Remarks
 from perdure.model.limits import Limits
 from perdure.model.queue import Debounce, Dedupe, Queue
 from perdure.model.run import Claimed, RunRow
@@ -105,6 +107,7 @@ class Starter(ABC, Generic[H]):
         dedupe: Dedupe | str | None = None,
         debounce: Debounce | None = None,
         version: str | None = None,
+        annotations: Remarks = (),
         **unknown: Never,
     ) -> H:
         """
@@ -124,6 +127,8 @@ class Starter(ABC, Generic[H]):
             dedupe: Tells it from its repetition; a text is short for Dedupe(text).
             debounce: Start once for a flood of starts, with the last input.
             version: Which version of the workflow to begin with, and so to stay with; "" for the one without.
+            annotations: Remarks about the run, stored in its commit: a mapping of keys to values, or `Remark` objects.
+                A start that finds its run there, or joins another, makes none.
             unknown: There are no others; the input has no names.
 
         Raises:
@@ -148,6 +153,7 @@ class Starter(ABC, Generic[H]):
         deadline = None if limit is None else now + micros(limit, "timeout")
         due_at = now + micros(delay, "delay")
         labels = ids.check_tags(tags)
+        remarks = first_remarks(self.payloads, annotations)
         trace = None if self._observer is None else self._observer.starting(definition.stored_as, run_id)
         terms = definition.terms(queue, key, priority, weight)
         if terms.queue or dedupe is not None or debounce is not None:
@@ -157,7 +163,7 @@ class Starter(ABC, Generic[H]):
                 due_at = now + micros(debounce.wait)
             start = Start(
                 run_id, definition.stored_as, payload, ids.seed(), now, due_at, deadline, terms, tuple(labels),
-                dedupe, debounce, trace=trace,
+                dedupe, debounce, trace=trace, remarks=remarks,
             )  # fmt: skip
             return await self._enqueue(start, definition, text, version)
         owner = self.adopter.reserve() if self.adopter and due_at == now else None
@@ -170,6 +176,8 @@ class Starter(ABC, Generic[H]):
             operation.add("add_tag", run_id, tag)
         if trace is not None:
             operation.add("start_trace", run_id, now, trace)
+        for remark in remarks:
+            operation.add("attach_first", run_id, seed, *remark, now)
         run = (run_id, definition.stored_as, Status.RUNNING, 1, 1, None, payload, seed, now, deadline, None)
         rows = await self._insert(operation, run if owner is not None else None, trace)
         if not rows:

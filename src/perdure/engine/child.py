@@ -11,11 +11,13 @@ from typing import Any, Generic, Protocol, TypedDict, TypeVar
 from perdure import ids
 from perdure.clock import micros
 from perdure.engine.definition import Registry, Workflow
+from perdure.engine.ledger import Rider, first_remarks, ride
 from perdure.engine.loop import RunFuture
 from perdure.engine.machine import ChildStart, Machine
 from perdure.engine.request import ChildRequest
 from perdure.errors import InvalidOption, PerdureError
 from perdure.model.entry import Kind
+from perdure.model.ledger import Remarks
 from perdure.model.queue import Queue
 
 R = TypeVar("R")
@@ -36,6 +38,7 @@ class ChildOptions(TypedDict, total=False):
     key: str
     priority: int
     version: str | None
+    annotations: Remarks
 
 
 class CallOptions(ChildOptions, total=False):
@@ -140,10 +143,13 @@ def start_child(machine: Machine, registry: Registry, workflow: Any, args: tuple
         own_id is not None,
         definition.terms(options.get("queue"), options.get("key", ""), options.get("priority", 0)),
     )
+    remarks = first_remarks(machine.payloads, options.get("annotations", ()))
     data = json.dumps({"id": child_id, "workflow": definition.stored_as})
     recorded = machine.note(Kind.CHILD_STARTED, key, data)
     if recorded is None:
         machine.children.append(start)
+        for remark in remarks:
+            ride(machine, Rider("annotate_child", (child_id, *remark, machine.time), None))
     else:
         child_id = json.loads(recorded.data or data)["id"]
     return Child(machine, key, child_id, definition)

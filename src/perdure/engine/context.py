@@ -18,7 +18,7 @@ from perdure.engine.child import CallOptions, Child, ChildOptions, Takes0, Takes
 from perdure.engine.combine import MapResult, map_items, race
 from perdure.engine.current import current_step
 from perdure.engine.definition import LONE, Registry, Step, Workflow, closure
-from perdure.engine.ledger import Remark, remark
+from perdure.engine.ledger import RemarkOptions, remark
 from perdure.engine.loop import Branch, RunTask
 from perdure.engine.machine import MISSING, TIMED_OUT, Machine
 from perdure.engine.request import ReceiveRequest, StepRequest, TimerRequest
@@ -306,7 +306,7 @@ class Context:
                 the same child.
                 ``tags``, to find it by; ``timeout``, seconds or timedelta from now to the child's deadline;
                 ``detached``, to let it go on when this run fails or is cancelled; otherwise it is cancelled then;
-                ``queue``, ``key``, ``priority`` and ``version`` as for `Client.start`.
+                ``queue``, ``key``, ``priority``, ``version`` and ``annotations`` as for `Client.start`.
         """
         machine = self._machine
         machine.check()
@@ -321,7 +321,7 @@ class Context:
         """
         self._tell(Kind.EMITTED, name, data)
 
-    async def annotate(self, key: str, value: Any = None, **more: Unpack[Remark]) -> None:
+    async def annotate(self, key: str, value: Any = None, **more: Unpack[RemarkOptions]) -> None:
         """Make a remark about the run, for people and reports, durable with its next commit; see `Client.annotate`."""
         remark(self._machine, lambda: self._tell(Kind.ANNOTATED, key, value), key, value, more)
 

@@ -13,7 +13,7 @@ from perdure.clock import micros
 from perdure.codec.payload import Payloads
 from perdure.codec.value import ANY
 from perdure.errors import InvalidOption
-from perdure.model.ledger import Actor, billionths, check_text, check_tokens, check_topic
+from perdure.model.ledger import Actor, Remark, Remarks, billionths, check_text, check_tokens, check_topic
 
 if TYPE_CHECKING:
     from perdure.engine.machine import Machine
@@ -38,7 +38,7 @@ class Rider(NamedTuple):
 Riders = deque[Rider] | None
 
 
-class Remark(TypedDict, total=False):
+class RemarkOptions(TypedDict, total=False):
     """What a remark may have beside its key and its value; see `Client.annotate`."""
 
     payload: Any
@@ -66,7 +66,7 @@ def ride_along(record: Record, riders: deque[Rider]) -> None:
         record.add(rider.statement, record.number, record.epoch, *rider.values)
 
 
-def remark(machine: Machine, note: Callable[[], bool], key: str, value: Any, more: Remark) -> None:
+def remark(machine: Machine, note: Callable[[], bool], key: str, value: Any, more: RemarkOptions) -> None:
     """
     What the workflow's own code remarks.
 
@@ -115,6 +115,26 @@ def remarks(  # noqa: PLR0917 - what a remark consists of
         if found is not None
     ]
     return rows, None if dedupe is None else check_text("dedupe", dedupe, empty=False)
+
+
+def first_remarks(payloads: Payloads, annotations: Remarks) -> list[tuple[Any, ...]]:
+    """
+    The columns of what is remarked with the start of a run, from the key to the deduplication key.
+
+    Raises:
+        InvalidOption, NotSerializable, PayloadTooLarge: As for `remarks`; or what is given is no remarks.
+    """
+    given: Any = [Remark(annotations)] if isinstance(annotations, Mapping) else annotations
+    found = []
+    for each in given:
+        if not isinstance(each, Remark):
+            option = "annotations"
+            raise InvalidOption(option, f"{each!r} is no Remark; for plain values give a mapping")
+        rows, dedupe = remarks(
+            payloads, each.key, each.value, each.payload, each.actor, each.scope, each.scope_id, each.dedupe
+        )
+        found += [(*row, dedupe) for row in rows]
+    return found
 
 
 def _sealed(payloads: Payloads, value: Any, what: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar, Unpack, overload
 from uuid import UUID
 
 from perdure.engine.context import Context
-from perdure.engine.ledger import Remark
+from perdure.engine.ledger import RemarkOptions
 from perdure.engine.machine import MISSING, Halt
 from perdure.errors import EngineSignal, NotInWorkflow
 from perdure.ids import Random
@@ -175,7 +175,7 @@ class SyncContext:
         """See `Context.emit`."""
         self._ask(self._ctx.emit(name, data))
 
-    def annotate(self, key: str, value: Any = None, **more: Unpack[Remark]) -> None:
+    def annotate(self, key: str, value: Any = None, **more: Unpack[RemarkOptions]) -> None:
         """See `Context.annotate`."""
         self._ask(self._ctx.annotate(key, value, **more))
 

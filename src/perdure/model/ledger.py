@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
@@ -30,6 +31,32 @@ class Actor:
     id: str
     kind: str = ""
     version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """
+    A remark to be made about a run that is started.
+
+    Attributes:
+        key: What it is about, such as "trigger.source"; or a mapping of several keys to their values.
+        value, payload: Plain data; a value of None is no remark.
+        actor: Who makes it: an `Actor`, or its id.
+        scope, scope_id: What of the run it is about.
+        dedupe: Of several remarks under the same key and this only the first counts.
+    """
+
+    key: str | Mapping[str, Any]
+    value: Any = None
+    payload: Any = None
+    actor: Actor | str | None = None
+    scope: str = "run"
+    scope_id: str | None = None
+    dedupe: str | None = None
+
+
+Remarks = Mapping[str, Any] | Iterable[Remark]
+"""What is remarked with a start: values by their keys, or more of each."""
 
 
 @dataclass(frozen=True, slots=True)

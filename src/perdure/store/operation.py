@@ -87,6 +87,8 @@ ORDER = (
     "append",
     "forget",
     "add_blob_ref",
+    "attach_first",
+    "annotate_child",
     "annotate",
     "add_usage",
     "attach",

@@ -15,10 +15,10 @@ _NUMBERS = {"run", "number", "parent"}
 _IDS = {"id", "run_id", "child", "parent_id"}
 _OTHERS = {
     "free_id", "register_worker", "start", "start_child", "fork_child", "add_tag", "start_trace", "add_blob_ref",
-    "copy_entry", "copy_artifacts",
+    "copy_entry", "copy_artifacts", "attach_first",
 }  # fmt: skip
 """Statements whose id is not that of a run which others may be writing."""
-_FENCED = {"append", "take", "take_keyed", "trace_run", "forget", "annotate", "add_usage"}
+_FENCED = {"append", "take", "take_keyed", "trace_run", "forget", "annotate", "annotate_child", "add_usage"}
 """Statements that come with others which name the same run."""
 _OUTBOX = {
     "advance_delivery", "end_delivery", "leave_delivery", "fail_delivery", "replay_one", "skip_last", "skip_event",

@@ -20,6 +20,26 @@ from perdure_runs where id = :id
 on conflict (run, key, dedupe) do nothing
 returning :tag, 'attached', run;
 
+-- name: attach_first(id, seed, key, value, payload, actor, actor_kind, actor_version, scope, scope_id, dedupe, now)
+-- With a start: only where this very start has inserted the run, as its seed tells.
+insert into perdure_annotations (
+  run, key, value, payload, actor, actor_kind, actor_version, scope, scope_id, generation, dedupe, at
+)
+select number, :key, :value, :payload, :actor, :actor_kind, :actor_version, :scope, :scope_id, generation, :dedupe, :now
+from perdure_runs where id = :id and seed = :seed
+on conflict (run, key, dedupe) do nothing;
+
+-- name: annotate_child(run, epoch, id, key, value, payload, actor, actor_kind, actor_version, scope, scope_id, dedupe, now)
+-- By its parent, with its start.
+insert into perdure_annotations (
+  run, key, value, payload, actor, actor_kind, actor_version, scope, scope_id, generation, dedupe, at
+)
+select c.number, :key, :value, :payload, :actor, :actor_kind, :actor_version, :scope, :scope_id, c.generation, :dedupe,
+  :now
+from perdure_runs p join perdure_runs c on c.parent = p.number and c.id = :id and c.epoch = 0 and c.started_at is null
+where p.number = :run and p.epoch = :epoch and p.owner is not null
+on conflict (run, key, dedupe) do nothing;
+
 -- name: add_usage(run, epoch, step, generation, attempt, topic, kind, model, provider, input_tokens, output_tokens, cached_tokens, cost, duration, dedupe, now)
 -- A repetition under a dedupe key is left out.
 insert into perdure_usage (
