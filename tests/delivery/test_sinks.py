@@ -426,6 +426,59 @@ def test_a_late_deliverer_changes_nothing(office):  # W08
     office.play(main)
 
 
+def test_what_the_dead_were_delivering_is_due_whoever_buried_them(office):  # W08
+    """Events of a worker that has left the list of the living, and owned no run, would never be delivered."""
+
+    async def main():
+        ledger, go = Ledger(), asyncio.Event()
+
+        async def hangs(event: Event) -> None:
+            await go.wait()
+
+        first = lives(office, fail, sinks={"s": (hangs, {"events": "failed", "timeout": 900})})
+        await first.__aenter__()
+        await (await first.start("fail", id="f"))._end()
+        await asyncio.sleep(1)
+        await first.client.store.apply(Operation([("declare_dead", (first.worker.number, office.clock.now()))]))
+        first.worker.kill()
+        async with lives(office, sinks={"s": (ledger, {"events": "failed"})}):
+            await asyncio.sleep(60)
+            assert ledger.of("f") == ["failed"]
+        first.client.store.abandon()
+
+    office.play(main)
+
+
+def test_who_has_lost_a_claim_stops_telling(office):  # W08
+    """A worker that has stalled would tell a sink all of it once more, old events behind new ones."""
+
+    async def tells(ctx: Context) -> None:
+        for number in range(10):
+            await ctx.emit("n", number)
+
+    async def main():
+        ledger = Ledger()
+        ledger.slow = 1.0
+        async with (
+            lives(office, tells, sinks={"s": (ledger, {"events": "emitted"})}) as app,
+            lives(office, sinks={}) as other,
+        ):
+            await app.start("tells", id="r")
+            await asyncio.sleep(3.5)
+            apply, number = app.client.store.apply, other.worker.number
+            await apply(Operation([("release_deliveries", (app.worker.number, office.clock.now()))]))
+            claimed = await apply(Operation([("claim_deliveries", ("s", number, office.clock.now(), 1))]))
+            assert len(claimed) == 1
+            await asyncio.sleep(20)
+            assert [event.seq for event in ledger.events] == [1, 2, 3, 4]
+            await apply(Operation([("release_deliveries", (number, office.clock.now()))]))
+            app.client.store.changes.committed_elsewhere()
+            await asyncio.sleep(60)
+            assert [event.seq for event in ledger.events[4:]] == [4, 5, 6, 7, 8, 9, 10]
+
+    office.play(main)
+
+
 def test_a_new_sink_begins_now_or_when_it_is_told(office):
     """A new sink would be flooded with the past, or could not have it."""
 

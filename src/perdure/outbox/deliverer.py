@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from perdure import ids
-from perdure.clock import SECOND, elapsed, micros
+from perdure.clock import SECOND, micros
 from perdure.codec.failure import message_of
 from perdure.codec.payload import Payloads
 from perdure.engine.attempt import plain_call
@@ -20,7 +20,7 @@ from perdure.errors import PerdureError, StoreError
 from perdure.model.event import Event
 from perdure.model.sink import Sink
 from perdure.outbox.reader import Claim, Reader
-from perdure.store.operation import Line, Operation
+from perdure.store.operation import Line, Operation, Row
 
 if TYPE_CHECKING:
     from perdure.worker.worker import Worker
@@ -196,7 +196,8 @@ class _Delivery:
 
     async def make(self) -> None:
         """Deliver, and store how far it got: everything, or up to the event that failed."""
-        claim, stored, seq = self._claim, elapsed(), self._claim.next
+        claim, loop, seq = self._claim, self._worker.loop, self._claim.next
+        stored = loop.time()
         reader = Reader(self._worker.store, self._payloads, self._sink, claim)
         try:
             async with aclosing(reader.events()) as events:
@@ -206,9 +207,11 @@ class _Delivery:
                         await self._fail(event.seq, error, event.attempt)
                         return
                     seq = event.seq + 1
-                    if elapsed() - stored > SETTLE_S:
-                        await self._store(("advance_delivery", (*self._place, seq)))
-                        stored = elapsed()
+                    if loop.time() - stored > SETTLE_S:
+                        if not await self._store(("advance_delivery", (*self._place, seq))):
+                            # Another deliverer tells the sink of all that is left.
+                            return
+                        stored = loop.time()
         except PerdureError as error:
             if not (isinstance(error, StoreError) and error.retryable):
                 await self._fail(reader.seq, error, claim.attempts + 1 if reader.seq == claim.next else 1)
@@ -260,15 +263,13 @@ class _Delivery:
     def _place(self) -> tuple[int, str, int, int]:
         return self._claim.run, self._claim.sink, self._number, self._claim.epoch
 
-    async def _store(self, *lines: Line) -> None:
+    async def _store(self, *lines: Line) -> list[Row]:
         """Until it is stored; if another deliverer has the run now, it changes nothing."""
         while True:
             try:
-                await self._worker.store.apply(Operation(lines))
+                return await self._worker.store.apply(Operation(lines))
             except StoreError as error:
                 if not error.retryable:
                     raise
                 log.warning("how far sink %s has got cannot be stored, trying again: %s", self._sink.name, error)
                 await asyncio.sleep(STORE_RETRY_S)
-            else:
-                return

@@ -75,9 +75,11 @@ delete from perdure_outbox where sink = :name;
 -- name: guard_last_sink(tag, name)
 select :tag, 'stale' where exists (select 1 from perdure_sinks where name <> :name);
 
--- name: advance_delivery(run, sink, worker, epoch, next)
+-- name: advance_delivery(tag, run, sink, worker, epoch, next)
+-- No row back: somebody else delivers it now.
 update perdure_outbox set next = :next, attempts = 0, error = null
-where run = :run and sink = :sink and owner = :worker and epoch = :epoch;
+where run = :run and sink = :sink and owner = :worker and epoch = :epoch
+returning :tag, 'advanced', run;
 
 -- name: end_delivery(run, sink, worker, epoch, last)
 -- All is delivered, unless the run has made more of it meanwhile.
