@@ -77,7 +77,7 @@ class Run(NamedTuple):
 
 
 class Fact(NamedTuple):
-    """A journal entry, with the number of the history it belongs to: continue_as_new begins the next one."""
+    """A journal entry, with the number of the history it belongs to: continue_as_new and a rerun begin the next one."""
 
     round: int
     seq: int
@@ -215,8 +215,11 @@ class Mirror:
             if mark in self.begun:
                 self.wrong(f"run {number} began attempt {attempt} of {key!r} twice, which may run at most once")
             self.begun.add(mark)
-        elif kind == Kind.CONTINUED:
+        elif kind in {Kind.CONTINUED, Kind.RERUN}:
             self.rounds[number] += 1
+            if kind == Kind.RERUN:
+                # What a run sees is as old as what it kept.
+                self.times[number] = max((each.at for each in present(facts) if each.kind in OUTCOMES), default=0)
 
     def _moved(self, before: Run | None, run: Run) -> None:
         if before is not None:
@@ -263,6 +266,17 @@ class Mirror:
             run = self.runs[number]
             if len(ends) != run.generation - (not run.ended):
                 self.wrong(f"{run.id} in generation {run.generation} is {run.status} and has these ends: {ends}")
+
+
+def present(facts: Sequence[Fact]) -> list[Fact]:
+    """Those that no rerun has dropped."""
+    kept: list[Fact] = []
+    for fact in facts:
+        if fact.kind == Kind.RERUN:
+            last = json.loads(fact.data or "{}")["keep"]
+            kept = [earlier for earlier in kept if earlier.seq <= last]
+        kept.append(fact)
+    return kept
 
 
 def _reachable(old: str, new: str) -> bool:

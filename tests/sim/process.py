@@ -67,6 +67,7 @@ class Process(Lane):
         )  # fmt: skip
         self.app.queue(world.queue.name, **{name: getattr(world.queue, name) for name in QUEUE_LIMITS})
         self.flows = world.register(self)
+        world.outbox.declare(self)
         world.loop.lanes.append(self)
 
     # ---------------------------------------------------------------------------------------- life

@@ -378,7 +378,8 @@ def sim_pipeline(process: Process) -> Pipeline:
     """A pipeline whose stages do what its input, a node of a program, says; with a batch and distributed stages."""
 
     def told(stage: StageContext[Any, None]) -> Node:
-        return stage.require("spec") | {"once": False, "seen": 0, "round": 1, "says": 0, "undo": None}
+        round_ = current_step().generation
+        return stage.require("spec") | {"once": False, "seen": 0, "round": round_, "says": 0, "undo": None}
 
     def spec(stage: StageContext[Node, None]) -> Node:
         return stage.input
@@ -395,7 +396,8 @@ def sim_pipeline(process: Process) -> Pipeline:
 
     async def check(stage: StageContext[Any, None], batch: str) -> int | Pending:
         value = await work(stage)
-        if not batch.startswith(f"{stage.run_id}/batch#submit"):
+        generation = current_step().generation
+        if batch != f"{stage.run_id}/batch#submit{'' if generation == 1 else f'@{generation}'}":
             process.world.wrong(f"{stage.run_id} asks for the batch {batch!r}")
         process.world.asked[batch] += 1
         return value if process.world.asked[batch] >= told(stage)["asks"] else Pending(1.5)

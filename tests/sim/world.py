@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from tests.sim import programs, talks, workflows
+from tests.sim import programs, stages, talks, workflows
 from tests.sim.faults import Chaos
 from tests.sim.loop import SimLoop
 from tests.sim.mirror import Mirror
+from tests.sim.outbox import Outbox
 from tests.sim.process import MILLISECOND, Process
 
 from perdure import Context, DurableResult, Limits, Queue, Rate, WorkerOptions, run_durable
@@ -129,6 +130,8 @@ class World:
                 plan.lone, plan.terms, plan.delay, plan.job = True, {}, 0, {**plan.job, "rounds": 1}
         self.works: dict[str, float] = {}
         self.talks = talks.draw(self, Random(f"{seed}:talks"), talking=talking)
+        self.outbox = Outbox(self, Random(f"{seed}:sinks"))
+        self.pipelines = stages.draw(Random(f"{seed}:stages"))
         self.chaos = Chaos(self, Random(f"{seed}:chaos"))
         self.loop.before_step = self.chaos.before_step
         self.supervising = True
@@ -428,6 +431,7 @@ class World:
         chaos = asyncio.ensure_future(self.chaos.in_time())
         scripts = [asyncio.ensure_future(self.script(plan)) for plan in self.plans]
         scripts += [asyncio.ensure_future(talks.script(self, talk)) for talk in self.talks]
+        scripts += [asyncio.ensure_future(stages.script(self, work)) for work in self.pipelines]
         await asyncio.sleep(self.rng.uniform(5, 40))
         chaos.cancel()
         self.chaos.stop()
@@ -436,6 +440,7 @@ class World:
         if self.rng.random() < 0.5:
             await self.boot(worker=True)
         await self._until_all_ended(scripts)
+        await self.outbox.settle()
         self.supervising = False
         await supervisor
         for script in scripts:
