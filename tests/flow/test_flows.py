@@ -745,21 +745,3 @@ def test_checkpoints_inside_survive_a_crash(lab, log):  # W01, W12
     flow = flow.parallel("p", {"quick": quick, "slow": slow})
     assert lab.survive(flow, None).status == "completed"
     assert (log.count("l"), log.count("quick"), log.count("slow")) == (11, 1, 2)
-
-
-def test_one_step_is_one_commit(lab, log):  # W19
-    """A flow writes more than the workflow that it replaces, or more often."""
-    flow = Flow("f")
-    for number in range(10):
-        flow = flow.step(f"s{number}", log.step(f"s{number}"))
-
-    async def main():
-        async with lab.worker(flow) as app:
-            await (await app.start("f", None, id="warm")).result()
-            before = app.client.store.commits
-            await (await app.start("f", None, id="r")).result()
-            assert app.client.store.commits - before <= 12
-            kinds = [event.kind for event in await lab.journal(app, "r")]
-            assert kinds == ["step_completed"] * 10 + ["completed"]
-
-    lab.play(main)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from perdure import Pipeline, Retry, RunFilter, Stage, StageContext, Terminal, current_step
+from perdure import Batch, Pending, Pipeline, Retry, RunFilter, Stage, StageContext, Terminal, current_step
 from perdure.errors import InvalidInput, MissingOutput, RunFailed
 
 
@@ -99,6 +99,47 @@ def test_config_that_no_longer_fits(lab):  # A024
     ended = lab.play(main)
     assert isinstance(ended.error, InvalidInput)
     assert "The config of stage 'b'" in str(ended.error)
+
+
+def grown_group(lab, **options):
+    """A run that waits behind its group, and then the code with one more stage in this group."""
+    before = Pipeline("p").parallel({"a": lambda: 1, "b": lambda: 2})
+    after = Pipeline("p").parallel({"a": lambda: 1, "b": lambda: 2, "new": lambda: 3})
+    ready: list[int] = []
+
+    def submit(stage: StageContext[dict[str, int], None]) -> int:
+        return len(stage.input)
+
+    def check(stage: StageContext[dict[str, int], None], _batch: int) -> int | Pending:
+        return len(stage.input) if ready else Pending(60)
+
+    old, new = (each.stage("ask", Batch(submit, check)) for each in (before, after))
+
+    async def main():
+        async with lab.worker(old) as app:
+            await app.start("p", None, id="r")
+            await lab.until(app, "r", "waiting")
+        ready.append(1)
+        registered = lab.app(old) if options else lab.app()
+        registered.pipeline(new, **options)
+        async with registered as app:
+            info = await lab.until(app, "r", "paused", "completed")
+            fresh = await (await app.start("p", None)).result()
+            return info, await app.handle("r").result() if info.status == "completed" else info.reason["code"], fresh
+
+    return lab.play(main)
+
+
+def test_a_stage_added_to_a_group(lab):
+    """A stage would get an output of its group that was made without one of its stages, and nobody would hear of it."""
+    info, reason, fresh = grown_group(lab)
+    assert (info.status, reason, fresh) == ("paused", "divergence", 3)
+
+
+def test_a_stage_added_to_a_group_in_a_new_version(lab):
+    """A deploy that changes a group could not leave the runs under way alone."""
+    info, value, fresh = grown_group(lab, version="2")
+    assert (info.status, value, fresh) == ("completed", 2, 3)
 
 
 def test_earlier_outputs(lab):  # A005 A006

@@ -138,8 +138,7 @@ class Mirror:
             self._last = row[0]
             grown.add(row[1])
             news.append(f"{row[1]}.{row[2]} {row[3]} {row[4]}")
-            if row[3] == Kind.CONTINUED:
-                self._add_forgotten(row[1], row[2], batch)
+            self._add_forgotten(row[1], row[2], batch)
             self._append(row[1], *row[2:])
         self._read_inbox()
         for row in self.connection.execute(RUNS):
@@ -180,6 +179,8 @@ class Mirror:
         """Add the entries that came with a continue_as_new, which dropped them in the same commit."""
         lines = (line for operation in batch for line in operation.lines if line[0] == "append")
         entries = {line[1][2]: line[1] for line in lines if line[1][0] == number}
+        if not any(entry[3] == Kind.CONTINUED for entry in entries.values()):
+            return
         last = self.facts[number][-1].seq if self.facts[number] else 0
         for place in range(last + 1, seq):
             if place in entries:

@@ -132,10 +132,10 @@ class Listener:
 class Outbox:
     """All sinks of a world."""
 
-    def __init__(self, world: World, rng: Random) -> None:
+    def __init__(self, world: World, rng: Random, *, most: int) -> None:
         self.world = world
         self.rng = rng
-        self.sinks = [Listener(world, f"sink{place}", rng) for place in range(rng.choice((0, 0, 1, 3)))]
+        self.sinks = [Listener(world, f"sink{place}", rng) for place in range(min(most, rng.choice((0, 0, 1, 3))))]
 
     def declare(self, process: Process) -> None:
         """What each process declares."""

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from tests.sim.run import simulate
 
+from perdure import StageContext, current_step
+from perdure.client import restart
 from perdure.engine.loop import RunFuture, RunTask
 from perdure.engine.steps import Steps
 from perdure.engine.writer import Writer
+from perdure.outbox.deliverer import _Delivery
 from perdure.store.queries import statements
 from perdure.store.record import Record
 from perdure.stream.offset import Offset
@@ -161,7 +164,36 @@ def let_a_producer_write_that_was_replaced(patch):
     sql(patch, "append_chunk", "p.epoch > ?9) then -1", "p.epoch > ?9) then ?10")
 
 
+def forget_who_delivers(patch):
+    sql(patch, "suspects", "o.owner = w.number", "false")
+
+
+def take_deliveries_from_the_living(patch):
+    sql(patch, "expire_deliveries", "w.state = 'alive' and", "false and")
+
+
+def forget_events_that_come_while_others_are_told(patch):
+    sql(patch, "end_delivery", "last <= ", "-1 <> ")
+
+
+def go_on_behind_an_event_that_failed(patch):
+    async def fail(self: Any, seq: int, _error: Any, _attempts: int) -> None:
+        await self._store(self._left(seq + 1))
+
+    patch.setattr(_Delivery, "_fail", fail)
+
+
+def buy_the_same_batch_again(patch):
+    patch.setattr(StageContext, "idempotency_key", property(lambda _: current_step().idempotency_key))
+
+
+def do_again_only_what_was_done_last(patch):
+    patch.setattr(restart, "cut_before_names", lambda _id, history, _names: history[-2].seq)
+
+
 MUTANTS = [
+    forget_who_delivers, take_deliveries_from_the_living, forget_events_that_come_while_others_are_told,
+    go_on_behind_an_event_that_failed, buy_the_same_batch_again, do_again_only_what_was_done_last,
     store_words_behind_the_outcome,
     park_without_a_look_at_the_inbox, append_for_whoever_asks, finish_for_whoever_asks,
     claim_without_a_new_epoch, never_tell_a_driver_that_it_lost_the_run, leave_received_signals_in_the_inbox,

@@ -130,8 +130,8 @@ class World:
                 plan.lone, plan.terms, plan.delay, plan.job = True, {}, 0, {**plan.job, "rounds": 1}
         self.works: dict[str, float] = {}
         self.talks = talks.draw(self, Random(f"{seed}:talks"), talking=talking)
-        self.outbox = Outbox(self, Random(f"{seed}:sinks"))
-        self.pipelines = stages.draw(Random(f"{seed}:stages"))
+        self.outbox = Outbox(self, Random(f"{seed}:sinks"), most=0 if talking else 3)
+        self.pipelines = [] if talking else stages.draw(Random(f"{seed}:stages"))
         self.chaos = Chaos(self, Random(f"{seed}:chaos"))
         self.loop.before_step = self.chaos.before_step
         self.supervising = True

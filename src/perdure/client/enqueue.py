@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,12 +73,7 @@ class Start:
             self.now, self.deadline_at, self.terms.queue or None, self.terms.key, self.terms.priority,
             self.terms.weight, self.scope, self.name,
         )  # fmt: skip
-        for tag in self.tags:
-            operation.add("add_tag", self.id, tag)
-        if self.trace is not None:
-            operation.add("start_trace", self.id, self.now, self.trace)
-        for remark in self.remarks:
-            operation.add("attach_first", self.id, self.seed, *remark, self.now)
+        add_beside(operation, (self.id, self.seed, self.now), self.tags, self.trace, self.remarks)
         if self.debounce is not None:
             longest = UNBOUNDED if self.debounce.longest is None else micros(self.debounce.longest)
             operation.add("debounce", self.scope, self.name, stored, self.due_at, longest, self.now)
@@ -103,6 +98,28 @@ class Start:
             most = self.batch[1] if self.batch is not None else UNBOUNDED
             operation.add("free_open", self.scope, self.name, most, self.now)
         operation.add("take_name", self.scope, self.name, self.id, until, self.terms.queue or None)
+
+
+def add_beside(
+    operation: Operation,
+    run: tuple[str, int, int],
+    tags: Iterable[str],
+    trace: str | None,
+    remarks: Iterable[tuple[Any, ...]],
+) -> None:
+    """
+    Add what is stored with a run that is started.
+
+    Args:
+        run: Its id and seed, and the time of its start.
+    """
+    run_id, seed, now = run
+    for tag in tags:
+        operation.add("add_tag", run_id, tag)
+    if trace is not None:
+        operation.add("start_trace", run_id, now, trace)
+    for remark in remarks:
+        operation.add("attach_first", run_id, seed, *remark, now)
 
 
 async def enqueue(store: Database, start: Start, inline_bytes: int) -> str | None:

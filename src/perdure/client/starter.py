@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, Generic, Never, Protocol, TypeVar
 
 from perdure import ids
-from perdure.client.enqueue import Start, enqueue
+from perdure.client.enqueue import Start, add_beside, enqueue
 from perdure.clock import Clock, micros
 from perdure.codec.canonical import same_json
 from perdure.codec.payload import Payloads
@@ -172,12 +172,7 @@ class Starter(ABC, Generic[H]):
         seed = ids.seed()
         operation.add("start", run_id, definition.stored_as, *_begun(owner, due_at, now), stored, seed, now,
                       None if owner is None else now, deadline, None)  # fmt: skip
-        for tag in labels:
-            operation.add("add_tag", run_id, tag)
-        if trace is not None:
-            operation.add("start_trace", run_id, now, trace)
-        for remark in remarks:
-            operation.add("attach_first", run_id, seed, *remark, now)
+        add_beside(operation, (run_id, seed, now), labels, trace, remarks)
         run = (run_id, definition.stored_as, Status.RUNNING, 1, 1, None, payload, seed, now, deadline, None)
         rows = await self._insert(operation, run if owner is not None else None, trace)
         if not rows:
