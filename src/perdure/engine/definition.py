@@ -354,15 +354,17 @@ class Registry:
 
         Raises:
             UnknownWorkflow: None is registered here under that name.
+            InvalidOption: It is a function without the decorator.
         """
         if isinstance(workflow, LoneWorkflow):
             return workflow
         name = workflow.stored_as if isinstance(workflow, Workflow) else workflow
         found = self._workflows.get(name) if isinstance(name, str) else None
         if found is None:
-            plain = inspect.isfunction(workflow)
-            called = workflow.__name__ if plain else str(name)
-            raise UnknownWorkflow(called, self.names(), undecorated=plain)
+            if inspect.isfunction(workflow):
+                option = "workflow"
+                raise InvalidOption(option, f"{workflow.__name__} is a plain function; put @app.workflow above it")
+            raise UnknownWorkflow(str(name), self.names())
         return found
 
     def known(self, stored: str) -> Workflow[..., Any] | None:

@@ -34,13 +34,11 @@ class UnknownWorkflow(UsageError):
     name: str
     known: list[str]
 
-    def __init__(self, name: str, known: list[str], *, undecorated: bool = False) -> None:
+    def __init__(self, name: str, known: list[str]) -> None:
         there = ", ".join(known) or "none"
-        hint = "Import the module that defines it before the app starts."
-        if undecorated:
-            hint = "It is a plain function: put @app.workflow above it."
         super().__init__(
-            f"No workflow is named {name!r} in this app (registered: {there}). {hint}",
+            f"No workflow is named {name!r} in this app (registered: {there}). "
+            "Import the module that defines it before the app starts.",
             name=name,
             known=known,
         )
