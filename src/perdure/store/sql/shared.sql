@@ -371,13 +371,16 @@ select workflows from perdure_workers where state = 'alive' and lease_until >= :
 -- Workers that count as alive, or own runs or deliveries though they do not, even if they have been forgotten.
 select number, place, pid, state, lease_until from perdure_workers w
 where state = 'alive' or exists (select 1 from perdure_runs r where r.owner = w.number)
-  or exists (select 1 from perdure_outbox o where o.owner = w.number)
-union all
+union
+select w.number, w.place, w.pid, w.state, w.lease_until
+from (select distinct owner from perdure_outbox where owner is not null) o join perdure_workers w on w.number = o.owner
+union
 select distinct owner, '', 0, 'unknown', 0 from perdure_runs r
 where owner is not null and not exists (select 1 from perdure_workers w where w.number = r.owner)
-union all
+union
 select distinct owner, '', 0, 'unknown', 0 from perdure_outbox o
-where owner is not null and not exists (select 1 from perdure_workers w where w.number = o.owner);
+where owner is not null and not exists (select 1 from perdure_workers w where w.number = o.owner)
+order by 1;
 
 -- name: backlog(now, most)
 -- How many runs are due that nobody has claimed, counted up to a limit, and since when the first of them is. Those of
