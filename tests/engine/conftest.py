@@ -13,12 +13,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
-from postgreskit.server import store_url
+from postgreskit.server import ON_POSTGRES, store_url
 
 from perdure import App, Flow, Pipeline, RunEvent, RunInfo, WorkerOptions
 from perdure.clock import to_datetime
 from perdure.errors import RunCancelled, RunFailed
 from perdure.model.entry import ENDINGS, OUTCOMES
+from perdure.store.changes import Changes
 from perdure.store.operation import Operation
 from perdure.testing.time import START, run_virtual
 
@@ -60,12 +61,16 @@ class Lab:
     def __init__(self, path) -> None:
         self.path = path
         self.clock = None
+        self.changes = None
 
     def play(self, main):
         """Run a coroutine function in virtual time."""
 
         async def with_clock(clock):
             self.clock = clock
+            if ON_POSTGRES:
+                # In virtual time nobody asks a server for others' commits, so that workers hear of each other only here.
+                self.changes = Changes()
             return await main()
 
         return run_virtual(with_clock)
@@ -76,7 +81,8 @@ class Lab:
 
     def app(self, *workflows, lease=86_400, cached_runs=0, options=None, **settings) -> App:
         worker = WorkerOptions(lease=lease, cached_runs=cached_runs, **options or {})
-        app = App(store_url(self.path), clock=self.clock, worker=worker, synchronous="OFF", **settings)
+        settings = {"clock": self.clock, "changes": self.changes, **settings}
+        app = App(store_url(self.path), worker=worker, synchronous="OFF", **settings)
         for workflow in workflows:
             fn, more = workflow if isinstance(workflow, tuple) else (workflow, {})
             if isinstance(fn, Flow):
