@@ -4,7 +4,7 @@ SHELL := bash
 .NOTPARALLEL:
 
 PYTHON ?= python3
-SEEDS ?= 300
+SEEDS ?= 200
 SEED ?=
 
 BIN := .venv/bin
@@ -70,7 +70,7 @@ crash: $(STAMP) ## kill real processes, restart them, compare
 	@$(PYTEST) tests/crash tests/stream/test_processes.py -n 2
 
 .PHONY: sim
-sim: $(STAMP) ## simulate SEEDS=300 seeds, or one: SEED=17
+sim: $(STAMP) ## simulate SEEDS=200 seeds, or one: SEED=17
 	@PERDURE_SIM_SEEDS=$(SEEDS) $(if $(SEED),PERDURE_SIM_SEED=$(SEED)) $(PYTEST) tests/sim $(if $(SEED),-s,-n 2)
 
 .PHONY: examples

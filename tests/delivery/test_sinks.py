@@ -449,6 +449,24 @@ def test_what_the_dead_were_delivering_is_due_whoever_buried_them(office):  # W0
     office.play(main)
 
 
+def test_a_deliverer_that_counts_as_dead_waits_until_it_is_alive_again(office):
+    """It would ask for its due events again and again, as fast as the processor can, and get none."""
+
+    async def main():
+        ledger = Ledger()
+        async with lives(office, fail, sinks={"s": (ledger, {"events": "failed"})}) as app:
+            store, number = app.client.store, app.worker.number
+            await store.apply(Operation([("declare_dead", (number, office.clock.now()))]))
+            before = store.commits
+            await app.start("fail", id="f")
+            await asyncio.sleep(60)
+            assert ledger.of("f") == ["failed"]
+            assert app.worker.number != number
+            assert store.commits - before < 100
+
+    office.play(main)
+
+
 def test_who_has_lost_a_claim_stops_telling(office):  # W08
     """A worker that has stalled would tell a sink all of it once more, old events behind new ones."""
 

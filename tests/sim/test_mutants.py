@@ -86,11 +86,11 @@ def leave_the_children_of_a_failed_run_alone(patch):
 
 
 def begin_bodies_before_the_commit(patch):
-    def commit_first(self: Steps) -> None:
+    def commit_begins(self: Steps) -> None:
         ready, self.ready = self.ready, []
         self.begin(self._machine.run, ready)
 
-    patch.setattr(Steps, "commit_first", commit_first)
+    patch.setattr(Steps, "commit_begins", commit_begins)
 
 
 def hash_tasks_by_their_address(patch):
@@ -165,7 +165,7 @@ def let_a_producer_write_that_was_replaced(patch):
 
 
 def forget_who_delivers(patch):
-    sql(patch, "suspects", "o.owner = w.number", "false")
+    sql(patch, "suspects", "on w.number = o.owner", "on false")
 
 
 def take_deliveries_from_the_living(patch):
@@ -212,12 +212,28 @@ OF_READERS = [
 ]  # fmt: skip
 
 
+SHOWN_BY = {
+    park_without_a_look_at_the_inbox: 46, forget_who_delivers: 43, leave_the_children_of_a_failed_run_alone: 39,
+    never_tell_a_driver_that_it_lost_the_run: 22, take_deliveries_from_the_living: 19, hash_tasks_by_their_address: 10,
+    buy_the_same_batch_again: 10, do_again_only_what_was_done_last: 10, append_for_whoever_asks: 9,
+    finish_for_whoever_asks: 9, go_on_with_a_parked_coroutine_whatever_happened_meanwhile: 8,
+    drop_what_could_not_be_stored: 5, let_a_producer_write_that_was_replaced: 92, log_what_a_source_tells_again: 17,
+    keep_what_is_void_from_readers: 16,
+}  # fmt: skip
+"""Seeds that have shown them, tried first to save time; when the cards are dealt anew, the search begins at 0."""
+
+
+def noticed(mutate: Any, *, talking: bool = False) -> bool:
+    seeds = (SHOWN_BY.get(mutate, 0), *range(MOST_SEEDS))
+    return any(simulate(seed, talking=talking).violations for seed in seeds)
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mutate", MUTANTS)
 def test_a_missing_safety_is_noticed(mutate, monkeypatch):
     """If it failed, the simulation would stay green while the engine loses or repeats work."""
     mutate(monkeypatch)
-    assert any(simulate(seed).violations for seed in range(MOST_SEEDS))
+    assert noticed(mutate)
 
 
 @pytest.mark.timeout(300)
@@ -225,4 +241,4 @@ def test_a_missing_safety_is_noticed(mutate, monkeypatch):
 def test_a_missing_safety_of_readers_is_noticed(mutate, monkeypatch):
     """If it failed, the simulation would stay green while readers lose words, get some twice, or wait for ever."""
     mutate(monkeypatch)
-    assert any(simulate(seed, talking=True).violations for seed in range(MOST_SEEDS))
+    assert noticed(mutate, talking=True)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.sim
 SHARDS = 12
 ROOT = Path(__file__).parents[2]
 ONE = os.environ.get("PERDURE_SIM_SEED", "")
-SEEDS = int(os.environ.get("PERDURE_SIM_SEEDS", "300"))
+SEEDS = int(os.environ.get("PERDURE_SIM_SEEDS", "200"))
 
 
 @pytest.mark.skipif(bool(ONE), reason="one seed was asked for")

@@ -145,7 +145,11 @@ class Deliverer:
             else:
                 first = due_at if first is None else min(first, due_at)
         if lines:
-            for _, *row in await worker.store.apply(Operation(lines)):
+            rows = await worker.store.apply(Operation(lines))
+            if not rows:
+                # Others were quicker; or this worker counts as dead, and has not heard of it yet.
+                return STORE_RETRY_S
+            for _, *row in rows:
                 self._begin(Claim(*row))
             # What one claim has left is found by the next.
             self._again = True
