@@ -1,5 +1,6 @@
 """A terminal for each test, in a folder of its own."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -13,8 +14,18 @@ from clikit.terminal import Terminal
 
 
 @pytest.fixture
-def terminal(tmp_path, monkeypatch):
-    """The current folder is empty, and nothing of PERDURE_* is set."""
+def root():
+    """The root logger, as it was before when the test has ended."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield root
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def terminal(tmp_path, monkeypatch, root):
+    """The current folder is empty, and nothing of PERDURE_* is set; the log is set up for this test alone."""
     monkeypatch.chdir(tmp_path)
     for name in [*os.environ, "NO_COLOR", "FORCE_COLOR", "COLUMNS"]:
         if name.startswith("PERDURE_") or name in {"NO_COLOR", "FORCE_COLOR", "COLUMNS"}:

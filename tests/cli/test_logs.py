@@ -8,16 +8,6 @@ import pytest
 from perdure.cli.logs import Format, Level, configure
 
 
-@pytest.fixture
-def root():
-    """The root logger, as it was before when the test has ended."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield root
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
 @pytest.mark.parametrize("level", list(Level))
 def test_the_level_is_kept(root, capsys, level):
     """--log-level would not make the log shorter."""
@@ -34,3 +24,10 @@ def test_lines_name_their_worker_and_process(root, capsys):
     logging.getLogger("app").info("said")
     line = json.loads(capsys.readouterr().err)
     assert (line["worker_id"], line["worker_process"]) == ("w1", "2")
+
+
+def test_addresses_of_webhooks_stay_out_of_the_log(root, capsys):
+    """A token in a webhook's address would stand in the log of each worker that tells it."""
+    configure(Level.INFO, Format.JSON)
+    logging.getLogger("httpx").info("HTTP Request: POST http://hooks.example/?token=hidden")
+    assert capsys.readouterr().err == ""

@@ -44,3 +44,5 @@ def configure(level: Level, form: Format, worker_id: Callable[[], str] | None = 
     root.setLevel(level.upper())
     # Its debug lines are about the selector, at each start.
     logging.getLogger("asyncio").setLevel(max(logging.INFO, root.level))
+    # It tells the whole address of each request, where the token of a webhook may stand.
+    logging.getLogger("httpx").setLevel(max(logging.WARNING, root.level))
