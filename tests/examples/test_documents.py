@@ -10,12 +10,14 @@ exist.
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,7 @@ PAGES = [ROOT / "README.md", ROOT / "DESIGN.md", *sorted((ROOT / "docs").rglob("
 FENCE = re.compile(r"^```(\S*) ?(.*)\n((?:.*\n)*?)^```$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 NAMED = re.compile(r"`((?:tests|src|docs|examples|bench|tools)/[\w/.]+)(?:::(\w+))?`")
+MEMBER = re.compile(r"`([A-Z]\w+)\.([a-z_]\w*)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 KNOWN = {"", "console", "javascript", "python", "text", "toml", "sql"}
 
@@ -148,6 +151,35 @@ def test_named_files_and_tests_exist(page):
         assert there.exists(), name
         if test:
             assert f"\ndef {test}(" in there.read_text(), f"{name}::{test}"
+
+
+@cache
+def classes() -> dict[str, tuple[set[str], set[str]]]:
+    """The names that each class of perdure defines, and its bases."""
+    found: dict[str, tuple[set[str], set[str]]] = {}
+    for file in sorted((ROOT / "src").rglob("*.py")):
+        for cls in ast.walk(ast.parse(file.read_text())):
+            if isinstance(cls, ast.ClassDef):
+                names, bases = found.setdefault(cls.name, (set(), set()))
+                bases |= {ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in cls.bases}
+                for node in ast.walk(cls):
+                    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                        names.add(node.name)
+                    elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+                        names.add(node.id if isinstance(node, ast.Name) else node.attr)
+    return found
+
+
+def defines(cls: str, member: str) -> bool:
+    names, bases = classes()[cls]
+    return member in names or any(defines(base, member) for base in bases if base in classes())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_named_members_of_classes_exist(page):
+    """A page says that something is done where it no longer is."""
+    for cls, member in MEMBER.findall(page.read_text()):
+        assert cls not in classes() or defines(cls, member), f"{cls}.{member}"
 
 
 def test_readme_survives_kill(tmp_path):

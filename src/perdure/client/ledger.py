@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from perdure.clock import SECOND, Clock, from_datetime, to_datetime
 from perdure.codec.payload import Payloads
@@ -13,13 +13,11 @@ from perdure.codec.value import ANY
 from perdure.engine.ledger import RemarkOptions, remarks
 from perdure.errors import InvalidOption
 from perdure.model.check import check_number
+from perdure.model.ledger import UNIT, Actor, Annotation, Usage, Used
 from perdure.model.run import MAX_PAGE
 from perdure.store.load import load_run
 from perdure.store.operation import Operation, Row
 from perdure.store.store import Store
-
-if TYPE_CHECKING:
-    from perdure.model.ledger import Actor, Annotation, Usage
 
 
 class Where(RemarkOptions, total=False):
@@ -124,8 +122,6 @@ class Ledger:
         return [self._annotation(row) for row in rows]
 
     def _annotation(self, row: Row) -> Annotation:
-        from perdure.model.ledger import Actor, Annotation  # noqa: PLC0415 - as above
-
         run_id, key, value, payload, actor, kind, version, scope, scope_id, generation, attempt, at = row
         opened = [
             None if text is None else ANY.decode(self.payloads.open(text), "A remark") for text in (value, payload)
@@ -171,8 +167,6 @@ class Ledger:
 
 
 def _summed(rows: list[Row]) -> Usage:
-    from perdure.model.ledger import UNIT, Usage, Used  # noqa: PLC0415 - as above
-
     total, models, kinds = Used(), dict[str, Used](), dict[str, Used]()
     for model, provider, kind, *sums in rows:
         calls, given, made, cached, cost, duration = map(int, sums)
