@@ -182,18 +182,23 @@ def test_many_steps_share_a_commit(lab):
     assert commits <= 300, commits
 
 
+async def tell(lab, late, count):
+    """Emit every 25 ms, and note how long each took to be stored."""
+    for n in range(count):
+        asked = lab.clock.now()
+        current_step().emit("n", n)
+        await current_step().flush()
+        late.append(lab.clock.now() - asked)
+        await asyncio.sleep(0.025)
+
+
 def test_few_steps_wait_less(lab):
     """Ten answers that stream at the same time would each be as late as if there were fifty."""
     late = []
 
     async def talk(start):
         await asyncio.sleep(start)
-        for n in range(80):
-            asked = lab.clock.now()
-            current_step().emit("token", n)
-            await current_step().flush()
-            late.append(lab.clock.now() - asked)
-            await asyncio.sleep(0.025)
+        await tell(lab, late, 80)
 
     async def flow(ctx):
         chance = random.Random(5)
@@ -210,12 +215,7 @@ def test_a_lone_stream_does_not_wait(lab):
     late = []
 
     async def talk():
-        for n in range(20):
-            asked = lab.clock.now()
-            current_step().emit("n", n)
-            await current_step().flush()
-            late.append(lab.clock.now() - asked)
-            await asyncio.sleep(0.025)
+        await tell(lab, late, 20)
 
     async def flow(ctx):
         await ctx.step(talk)
