@@ -8,6 +8,7 @@ from perdure import Context, Limits, Retry
 from perdure.codec.payload import Payloads
 from perdure.engine.definition import Step, StepOptions
 from perdure.errors import RunCancelled, RunFinished, RunNotFound, RunTimedOut
+from perdure.worker import claims
 
 
 class Broken(Exception):
@@ -97,6 +98,34 @@ def test_the_body_that_runs_is_cancelled(lab):
 
     assert cancel_at(lab, flow).status == "cancelled"
     assert seen == ["told"]
+
+
+def test_a_cancellation_while_the_journal_is_read(lab, monkeypatch):
+    """A message after the inbox of a claimed run was read, and before it is driven, would be heard at its next rest."""
+    real = claims.load_journals
+
+    async def long() -> None:
+        await asyncio.sleep(1_000_000)
+
+    async def flow(ctx: Context) -> None:
+        await ctx.sleep(10)
+        await ctx.step(long)
+
+    async def main():
+        async def load_journals(store, runs):
+            read = await real(store, runs)
+            if read:
+                await app.cancel("r")
+                await asyncio.sleep(1)
+            return read
+
+        async with lab.worker(flow) as app:
+            await app.start("flow", id="r")
+            await lab.until(app, "r", "waiting")
+            monkeypatch.setattr(claims, "load_journals", load_journals)
+            assert (await lab.ended(app, "r")).seconds < 60
+
+    lab.play(main)
 
 
 def test_a_body_that_swallows_its_cancellation(lab):

@@ -19,10 +19,11 @@ class Mail:
 
     Args:
         drivers: The worker's, by run.
-        loading: Runs that are just being read, and are driven by the time that their messages are.
+        loading: Runs that are just being read, perhaps after their messages were: of these it only keeps that there
+            are more, and is told again once they are driven.
     """
 
-    def __init__(self, store: Store, drivers: dict[int, Driver], loading: set[int], tasks: Tasks) -> None:
+    def __init__(self, store: Store, drivers: dict[int, Driver], loading: dict[int, bool], tasks: Tasks) -> None:
         self._store = store
         self._drivers = drivers
         self._loading = loading
@@ -30,8 +31,10 @@ class Mail:
 
     def heard(self, numbers: set[int] | None) -> None:
         """Messages have come for these runs, or perhaps for any."""
-        known = self._drivers.keys() | self._loading if self._loading else self._drivers.keys()
-        driven = known if numbers is None else known & numbers
+        if self._loading:
+            loading = self._loading.keys()
+            self._loading.update(dict.fromkeys(tuple(loading) if numbers is None else loading & numbers, True))
+        driven = self._drivers.keys() if numbers is None else self._drivers.keys() & numbers
         if driven:
             self._tasks.spawn(self._fetch, list(driven))
 

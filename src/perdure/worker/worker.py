@@ -84,7 +84,7 @@ class Worker:
         self.threads: ThreadPoolExecutor
         self._drivers: dict[int, Driver] = {}
         self._parked: OrderedDict[int, Driver] = OrderedDict()
-        self._loading: set[int] = set()
+        self._loading: dict[int, bool] = {}  # with whether messages have come meanwhile
         self._tasks = Tasks(self.id)
         self._reserved = 0
         self._state = "new"
@@ -309,7 +309,7 @@ class Worker:
         """Read, and then drive, the runs that a claim has given."""
         runs = taken(rows, now, self.observer)
         if runs:
-            self._loading.update(run.number for run in runs)
+            self._loading.update((run.number, False) for run in runs)
             self._tasks.spawn(self._load, runs)
         return runs
 
@@ -350,7 +350,7 @@ class Worker:
                     self._tasks.spawn(self._load, [run])
                 return
             log.exception("run %s cannot be read and is paused", runs[0].id)
-            self._loading.discard(runs[0].number)
+            self._loading.pop(runs[0].number, None)
             self.give_up(runs[0], error)
             self._tell_stop()
 
@@ -359,8 +359,8 @@ class Worker:
             found = await read_claimed(self.store, runs, self._in_memory, self.observer)
         except StoreError as error:
             log.error("worker %s cannot read the runs it claimed: %s", self.id, error)
-            self._loading.difference_update(run.number for run in runs)
             for run in runs:
+                self._loading.pop(run.number, None)
                 self._tasks.spawn(give_back, self.store, self.clock, run)
             self._tell_stop()
             return
@@ -386,7 +386,7 @@ class Worker:
             # Its coroutine was in memory when it was claimed, and had to make room for another one since.
             self._tasks.spawn(self._load, [run])
             return
-        self._loading.discard(run.number)
+        told = self._loading.pop(run.number, False)
         stale = self._drivers.get(run.number)
         if stale is not None:
             # Others took the run away before this worker noticed, and it has claimed it again.
@@ -396,6 +396,8 @@ class Worker:
             parked.resume(run, messages)
         else:
             self._begin(run, journal or [], messages)
+        if told:
+            self._mail.heard({run.number})
         if self._state == "draining" and run.number in self._drivers:
             self._drivers[run.number].release()
 
