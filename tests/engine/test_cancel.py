@@ -8,6 +8,7 @@ from perdure import Context, Limits, Retry
 from perdure.codec.payload import Payloads
 from perdure.engine.definition import Step, StepOptions
 from perdure.errors import RunCancelled, RunFinished, RunNotFound, RunTimedOut
+from perdure.store.base import BaseStore
 from perdure.worker import claims
 
 
@@ -123,6 +124,38 @@ def test_a_cancellation_while_the_journal_is_read(lab, monkeypatch):
             await app.start("flow", id="r")
             await lab.until(app, "r", "waiting")
             monkeypatch.setattr(claims, "load_journals", load_journals)
+            assert (await lab.ended(app, "r")).seconds < 60
+
+    lab.play(main)
+
+
+def test_a_cancellation_before_a_claim_is_answered(lab, monkeypatch):
+    """What a claim says of an inbox is out of date when it is heard; the message itself was heard of too early."""
+    real = BaseStore.submit
+
+    async def long() -> None:
+        await asyncio.sleep(1_000_000)
+
+    async def flow(ctx: Context) -> None:
+        await ctx.sleep(10)
+        await ctx.step(long)
+
+    async def main():
+        def submit(store, operation, done):
+            def answered(rows, error):
+                if not rows:
+                    done(rows, error)
+                    return
+                cancelling = asyncio.get_running_loop().create_task(app.cancel("r"))
+                cancelling.add_done_callback(lambda _: done(rows, error))
+
+            claims = any(name == "claim" for name, _ in operation.lines)
+            real(store, operation, answered if claims else done)
+
+        async with lab.worker(flow) as app:
+            await app.start("flow", id="r")
+            await lab.until(app, "r", "waiting")
+            monkeypatch.setattr(BaseStore, "submit", submit)
             assert (await lab.ended(app, "r")).seconds < 60
 
     lab.play(main)

@@ -8,7 +8,7 @@ from storekit.database import ALL, claim, entry, line, start
 from storekit.kinds import NOW
 
 from perdure.model.queue import Queue
-from perdure.model.run import Claimed
+from perdure.model.run import Claimed, Message
 from perdure.model.status import TERMINAL, Status
 
 
@@ -29,6 +29,21 @@ def test_a_claim_gives_all_that_a_driver_needs(db):
     )
     row = db.row("a")
     assert (row.owner, row.epoch, row.due_at, row.status, row.started_at) == (worker, 1, None, "running", NOW + 1)
+
+
+def test_a_claim_tells_whose_mail_there_is_to_read(db):
+    """A driver would begin without the messages that came while nobody drove its run."""
+    worker = db.worker()
+    row = db.owned("c")
+    for run_id in ("a", "b"):
+        db.queued(run_id)
+    for run_id in ("a", "c"):
+        db.apply(line("send", run_id=run_id, topic="t", key=None, data="1", now=NOW))
+    (message,) = db.rows("mail", json.dumps([row.number]))
+    db.write(row, ("take", Message(*message), 1))
+    db.write(row, ("release", NOW))
+    mail = {Claimed(*columns).id: bool(Claimed(*columns).mail) for _, *columns in db.apply(claim(worker))}
+    assert mail == {"a": True, "b": False, "c": False}
 
 
 def test_each_claim_is_a_new_epoch_and_keeps_the_first_start(db):

@@ -37,7 +37,7 @@ class Bench:
         self.address = kind.store().address
         self.schema = self.address.schema
         self.run = f"select {functions(self.schema).run}($1::jsonb)"
-        self.whole = f"select {functions(self.schema).apply}('lone', 1, 1, array[$1], false)"
+        self.whole = f"select {functions(self.schema).apply}('lone', 1, 1, array[$1], false, false)"
         self.watch = await self.address.connect()
         await prepare(self.watch, self.schema, NOW, migrating=True)
         self.connections = [await self.address.connect() for _ in range(3)]

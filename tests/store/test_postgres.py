@@ -7,13 +7,15 @@ import threading
 
 import asyncpg
 import pytest
+import queuekit
 from postgreskit.server import server, with_search_path
-from storekit.database import Database, line, start
+from storekit.database import ALL, Database, line, start
 from storekit.kinds import NOW, PostgresSchema, StillClock
 
 from perdure import App, Context, WorkerOptions
 from perdure.errors import InvalidOption, OperationRefused, SchemaMissing, SchemaTooNew, StoreUnavailable
 from perdure.model.limits import Limits
+from perdure.model.queue import Queue
 from perdure.store.choose import schema_sql, shown, store_at
 from perdure.store.migrate import migrations
 from perdure.store.operation import AsyncBody, Operation
@@ -22,6 +24,7 @@ from perdure.store.pg.dialect import within
 from perdure.store.pg.errors import by_state
 from perdure.store.pg.store import PostgresStore
 from perdure.testing.time import run_virtual
+from perdure.worker.claims import claiming
 
 
 @pytest.fixture
@@ -375,3 +378,29 @@ class Confused:
 
     async def fetch(self, _sql):
         raise asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress")
+
+
+# ------------------------------------------------------------------------------------------------ claims
+@pytest.mark.parametrize("queue", ["", "q"])
+def test_a_claim_that_comes_too_late_writes_nothing(pg, queue):
+    """Every idle worker would flush the log for each run that one of them gets, and wait for its locks."""
+
+    def claim():
+        asked = claiming(worker, NOW, most=9, top=9, workflows=ALL, queues=("q",))
+        return pg.apply(*asked.lines)
+
+    def written():
+        return pg.run(pg.store.select("select sum(batch) from perdure_writers", ()))
+
+    worker = pg.worker()
+    queuekit.make(pg, Queue("q"))
+    before = written()
+    assert claim() == []
+    assert written() == before
+    queuekit.put(pg, "a", queue=queue or None)
+    before = written()
+    assert [row[2] for row in claim()] == ["a"]
+    assert written() != before
+    before = written()
+    assert claim() == []
+    assert written() == before

@@ -26,7 +26,10 @@ INDEXES = {
 SMALL = {"perdure_workers", "perdure_schema", "perdure_writers", "perdure_queues", "perdure_rates", "perdure_sinks"}
 OVERVIEWS = {"counts", "sizes", "drop_orphans", "sink_counts", "fill_entries", "fill_starts"}
 """Asked by operators, about everything there is; or done once, for a new sink that is to be told of the past."""
-VARIABLES = {"_numbers": "bigint[]", "_doomed": "bigint[]", "_tree": "bigint[]", "_hashes": "text[]"}
+VARIABLES = {
+    "_numbers": "bigint[]", "_doomed": "bigint[]", "_tree": "bigint[]", "_hashes": "text[]", "_q.plain": "boolean",
+    "_q.key": "text", "_q.cursor": "text",
+} | dict.fromkeys(("_q.room", "_q.reach", "_q.served", "_q.per_key"), "bigint")  # fmt: skip
 LISTS = {
     "status": RunFilter(status=(Status.FAILED,)),
     "workflow": RunFilter(workflow="w7", version="1"),
@@ -130,7 +133,7 @@ class Plans:
         for part in parts:
             if part.startswith(("if ", "raise ", "end if", "create or replace trigger", "drop trigger")):
                 continue
-            sql = re.sub(r"^perform ", "select ", re.sub(r"^_\w+ := ", "select ", part))
+            sql = re.sub(r"^perform ", "select ", re.sub(r"^_\w+ := ", "select ", part)).replace("into _q", "")
             for place, (variable, kind) in enumerate(VARIABLES.items(), len(found.parameters) + 1):
                 sql = sql.replace(variable, f"${place}::{kind}")
             if "@rows" in found.sql:

@@ -97,6 +97,7 @@ class Claimed(NamedTuple):
     What a worker gets with a run that it now owns.
 
     Attributes:
+        mail: Whether its inbox holds messages that it has not taken.
         trace: What an observer keeps with it; None if there is nothing, or nobody asked.
     """
 
@@ -114,6 +115,7 @@ class Claimed(NamedTuple):
     forked_from: str | None
     takeovers: int = 0
     queue: str | None = None
+    mail: bool = False
     trace: str | None = None
 
     @property

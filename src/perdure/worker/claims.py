@@ -83,17 +83,13 @@ async def read_claimed(
     """
     if observer is not None:
         runs = await _look_closer(store, runs, observer)
-    mail = await load_messages(store, [run.number for run in runs])
+    told = [run.number for run in runs if run.mail]
+    messages = await load_messages(store, told) if told else {}
     cold = [run for run in runs if not in_memory(run)]
     journals: dict[int, list[Entry]] = {run.number: [] for run in cold}
     journals |= await load_journals(store, [run for run in cold if run.epoch > 1 or run.forked_from])
     inputs = await resolve_input(store, cold)
-    return [(inputs.get(run.number, run), journals.get(run.number), mail.get(run.number, [])) for run in runs]
-
-
-async def any_due(store: Store, now: int, workflows: str, lone: str) -> bool:
-    """Whether there is anything to claim without a queue's leave; for the rest see `claiming`."""
-    return bool(await store.rows("any_due", now, workflows) or (lone and await store.rows("lone_due", now, lone)))
+    return [(inputs.get(run.number, run), journals.get(run.number), messages.get(run.number, [])) for run in runs]
 
 
 async def look_ahead(store: Store, now: int) -> tuple[int | None, tuple[str, ...]]:

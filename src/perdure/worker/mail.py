@@ -21,6 +21,10 @@ class Mail:
         drivers: The worker's, by run.
         loading: Runs that are just being read, perhaps after their messages were: of these it only keeps that there
             are more, and is told again once they are driven.
+
+    Attributes:
+        heard_of: How often messages have come, for whichever run. What a claim says of a run's inbox holds if it has
+            not changed since the claim was sent.
     """
 
     def __init__(self, store: Store, drivers: dict[int, Driver], loading: dict[int, bool], tasks: Tasks) -> None:
@@ -28,9 +32,11 @@ class Mail:
         self._drivers = drivers
         self._loading = loading
         self._tasks = tasks
+        self.heard_of = 0
 
     def heard(self, numbers: set[int] | None) -> None:
         """Messages have come for these runs, or perhaps for any."""
+        self.heard_of += 1
         if self._loading:
             loading = self._loading.keys()
             self._loading.update(dict.fromkeys(tuple(loading) if numbers is None else loading & numbers, True))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
 from perdure import ids
 from perdure.clock import Clock
@@ -12,7 +11,7 @@ from perdure.clock import Clock
 MOST_PER_CLAIM = 500
 FIRST_SHARE = 8
 """What the first of several workers takes at once; it doubles with each claim that finds as many."""
-STAGGER_S = 0.004
+STAGGER_S = 0.002
 """How far apart workers look, on average, when all of them hear of the same commit: about as long as a claim takes."""
 
 
@@ -20,35 +19,21 @@ class Pace:
     """
     When a worker that hears of another process's commit looks, and how many runs it claims.
 
-    All workers hear of it. If each claimed at once, all but one would write a transaction for nothing. So each waits
-    for a random part of a time that grows with their number, which keeps the rate at which they look the same; and
-    then it reads whether something is still due before it claims. A worker that is alone does not wait.
+    All workers hear of it. If each claimed at once, all but one would wait for the quickest, for nothing. So each waits
+    for a random part of a time that grows with their number, which keeps the rate at which they look the same. A worker
+    that is alone does not wait.
 
     Args:
-        due: Reads whether there is anything to claim.
         look: Claims.
-        plan: Finds out when to look again.
-        spawn: Runs a coroutine function beside everything else.
 
     Attributes:
         others: How many other workers are alive.
     """
 
-    def __init__(
-        self,
-        clock: Clock,
-        *,
-        due: Callable[[int], Awaitable[bool]],
-        look: Callable[[], None],
-        plan: Callable[[int], Awaitable[None]],
-        spawn: Callable[..., None],
-    ) -> None:
+    def __init__(self, clock: Clock, look: Callable[[], None]) -> None:
         self.others = 0
         self._clock = clock
-        self._due = due
         self._look = look
-        self._plan = plan
-        self._spawn: Callable[..., Any] = spawn
         self._share = FIRST_SHARE
         self._timer: asyncio.TimerHandle | None = None
 
@@ -80,11 +65,4 @@ class Pace:
 
     def _wake(self) -> None:
         self._timer = None
-        self._spawn(self._ask)
-
-    async def _ask(self) -> None:
-        now = self._clock.now()
-        if await self._due(now):
-            self._look()
-        else:
-            await self._plan(now)
+        self._look()

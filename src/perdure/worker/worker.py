@@ -25,7 +25,7 @@ from perdure.store.operation import Operation, Row
 from perdure.store.store import Store
 from perdure.worker.calls import NESTING, Calls
 from perdure.worker.children import look_at_taken
-from perdure.worker.claims import any_due, claiming, look_ahead, read_claimed, taken
+from perdure.worker.claims import claiming, look_ahead, read_claimed, taken
 from perdure.worker.collector import Collector
 from perdure.worker.heartbeat import Heartbeat
 from perdure.worker.lanes import Lanes
@@ -93,10 +93,7 @@ class Worker:
         self._mail = Mail(store, self._drivers, self._loading, self._tasks)
         self._lanes = Lanes()
         self.lone = LoneRuns(self._claim_lone, self._drivers, self._parked)
-        self._pace = Pace(
-            clock, due=lambda now: any_due(store, now, self._workflows, self.lone.ids()), look=self._look,
-            plan=self._plan, spawn=self._tasks.spawn,
-        )  # fmt: skip
+        self._pace = Pace(clock, self._look)
         self._due_timer: asyncio.TimerHandle | None = None
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._heartbeat: Heartbeat | None = None
@@ -283,12 +280,13 @@ class Worker:
         self.loop.call_soon(self._claim, operation, most, now)
 
     def _claim(self, operation: Operation, most: int, now: int) -> None:
+        heard_of = self._mail.heard_of
         try:
-            self.store.submit(operation, lambda rows, error: self._claimed(rows, error, most, now))
+            self.store.submit(operation, lambda rows, error: self._claimed(rows, error, most, now, heard_of))
         except StoreError as error:
-            self._claimed([], error, most, now)
+            self._claimed([], error, most, now, heard_of)
 
-    def _claimed(self, rows: list[Row], error: Exception | None, most: int, now: int) -> None:
+    def _claimed(self, rows: list[Row], error: Exception | None, most: int, now: int, heard_of: int) -> None:
         self._claiming = False
         if self._state == "stopped":
             return
@@ -297,17 +295,20 @@ class Worker:
             self._look_at(now + SECOND)
             self._tell_stop()
             return
-        runs = self._take(rows, now)
+        runs = self._take(rows, now, heard_of)
         self._pace.claimed(len(runs), most)
         self._tell_stop()
-        if len(runs) >= most or self._look_again or any(run.queue for run in runs):
+        if len(runs) >= most or self._look_again:
             self._look()
         else:
-            self._tasks.spawn(self._plan, now, self._lanes.asked)
+            # A queue may have more to give than its limits let one claim see.
+            self._tasks.spawn(self._plan, now, () if any(run.queue for run in runs) else self._lanes.asked)
 
-    def _take(self, rows: list[Row], now: int) -> list[Claimed]:
-        """Read, and then drive, the runs that a claim has given."""
+    def _take(self, rows: list[Row], now: int, heard_of: int) -> list[Claimed]:
+        """Read, and then drive, the runs that a claim has given; when it was sent, so much mail had been heard of."""
         runs = taken(rows, now, self.observer)
+        if self._mail.heard_of != heard_of:
+            runs = [run._replace(mail=True) for run in runs]
         if runs:
             self._loading.update((run.number, False) for run in runs)
             self._tasks.spawn(self._load, runs)
@@ -315,10 +316,11 @@ class Worker:
 
     def _claim_lone(self, ids: str, told: Callable[[Exception | bool], None]) -> None:
         """Claim these lone runs now, as far as they are due, and drive them; tell whether one was."""
+        heard_of = self._mail.heard_of
 
         def done(rows: list[Row], error: Exception | None) -> None:
             if error is None and self._state != "stopped":
-                self._take(rows, self.clock.now())
+                self._take(rows, self.clock.now(), heard_of)
             told(error or bool(rows))
 
         if self._state == "working" and self.number:
@@ -326,7 +328,7 @@ class Worker:
         else:
             told(False)  # noqa: FBT003 - the answer
 
-    async def _plan(self, now: int, asked: tuple[str, ...] = ()) -> None:
+    async def _plan(self, now: int, asked: tuple[str, ...]) -> None:
         """Look again when the next run becomes due, and at once at queues that no claim has asked about just now."""
         due_at, queues = await look_ahead(self.store, now)
         if self._lanes.found(queues, now, asked):

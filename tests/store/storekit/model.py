@@ -527,7 +527,8 @@ class Model:
             status = "running" if row["status"] in {"queued", "waiting"} else row["status"]
             begun = now if row["started_at"] is None else row["started_at"]
             self.change(row, owner=worker, epoch=row["epoch"] + 1, due_at=None, started_at=begun, status=status)
-            yield "claimed", *(row[name] for name in Claimed._fields if name != "trace")
+            given = row | {"mail": bool(self.open_mail(row["number"]))}
+            yield "claimed", *(given[name] for name in Claimed._fields if name != "trace")
 
     def expire_runs(self, now, most_takeovers, reason):
         alive = {

@@ -31,6 +31,7 @@ SETTINGS = (
 
 
 _ROWS = "@rows"
+_ANSWER = "returning _p.tag"
 _GROUPS = re.compile(r"@groups\(([^)]*)\)")
 _MICROS = re.compile(r"@micros\(((?:[^()]|\([^()]*\))*)\)")
 _PLACE = {name: place for place, name in enumerate(ORDER)}
@@ -43,7 +44,7 @@ class Functions:
 
     Attributes:
         sql: Creates them.
-        apply: Runs a numbered batch once, however often it is sent: (writer, batch, at, works, apart).
+        apply: Runs a numbered batch once, however often it is sent: (writer, batch, at, works, apart, again).
         run: Runs the statements of one work: (work).
         join: Runs a work inside of a caller's transaction: (work, work for its commit, whether to notify, now).
         name: Of `run`, without its schema: when it is there, all are.
@@ -61,13 +62,13 @@ def functions(schema: str) -> Functions:
     """The functions of a schema."""
     body = _RUN.substitute(statements=_blocks(), settings=_settings())
     joined = _joined()
-    lone = _block("append")
-    whole = body + _APPLY.template + lone + joined
+    lone, idle = _block("append"), _idle()
+    whole = body + _APPLY.template + lone + idle + joined
     mark = hashlib.sha256(whole.encode()).hexdigest()[:12]
     run, apply, join = (f"{quoted(schema)}.perdure_{name}_{mark}" for name in ("run", "apply", "join"))
     sql = within(schema, body) + _APPLY.substitute(
         settings=_settings(), writers=within(schema, "perdure_writers"), runs=within(schema, "perdure_runs"),
-        append=within(schema, lone),
+        append=within(schema, lone), idle=within(schema, idle),
     )  # fmt: skip
     sql += within(schema, joined)
     for name, value in (("run", run), ("channel", channel(schema))):
@@ -124,14 +125,34 @@ def _block(name: str) -> str:
     statement = statements("postgres")[name]
     rows = rows_of(name)
     *before, last = (part.strip() for part in in_function(statement).split(";") if part.strip())
-    parts = "".join(f"      {part};\n" for part in before)
-    if statement.tagged:
-        parts += f"      for _r in {last} loop _out := _out || row_to_json(_r); end loop;\n"
-    else:
-        parts += f"      {last};\n"
+    parts = "".join(f"      {_answering(part) if _ANSWER in part else part};\n" for part in before)
+    parts += f"      {_answering(last) if statement.tagged else last};\n"
     if _ROWS in parts:
         return f"    if _work ? '{name}' then\n{parts.replace(_ROWS, f'({rows}) _p')}    end if;"
     return f"    if _work ? '{name}' then\n    for _p in {rows} loop\n{parts}    end loop;\n    end if;"
+
+
+def _idle() -> str:
+    """Whether there is nothing to claim: neither a run that is due by itself nor anything in the queues asked about."""
+    due = in_function(statements("postgres")["any_due"]).rstrip(";")
+    # All of it stands in perdure's own SQL files, but for the names of columns.
+    return f"""
+      for _p in {rows_of("claim")} loop
+        _idle := ({due}) is null;
+      end loop;
+      for _p in {rows_of("claim_line")} loop
+        _idle := _idle and coalesce(
+          (select 1 from perdure_runs where queue = _p.queue and rank is not null order by queue_key limit 1),
+          (
+            select 1 from perdure_runs
+            where queue = _p.queue and slot > 0 and slot in (1, 2) and due_at <= _p.now limit 1
+          )
+        ) is null;
+      end loop;"""  # noqa: S608
+
+
+def _answering(part: str) -> str:
+    return f"for _r in {part} loop _out := _out || row_to_json(_r); end loop"
 
 
 _RUN = Template("""
@@ -141,6 +162,7 @@ as $$perdure$$
 #variable_conflict use_column
 declare
   _p record;
+  _q record;
   _r record;
   _out json[] := '{}';
   _numbers bigint[];
@@ -177,8 +199,9 @@ end $$perdure$$;
 """)
 
 _APPLY = Template("""
-create or replace function @apply(_writer text, _batch bigint, _at bigint, _works text[], _apart boolean)
-returns json language plpgsql volatile
+create or replace function @apply(
+  _writer text, _batch bigint, _at bigint, _works text[], _apart boolean, _again boolean
+) returns json language plpgsql volatile
 $settings
 as $$perdure$$
 #variable_conflict use_column
@@ -187,7 +210,21 @@ declare
   _outs json[] := '{}';
   _each text;
   _work jsonb;
+  _p record;
+  _idle boolean;
 begin
+  if not _apart then
+    _work := _works[1]::jsonb;
+    _idle := _work ? '#claims' and not _again;
+  end if;
+  if _idle then
+    -- All workers claim when they hear of a commit. Those who come too late write nothing, not even that they came;
+    -- but what is sent again may have been done.
+$idle
+    if _idle then
+      return '[]';
+    end if;
+  end if;
   -- A batch is done once: one that is sent again, as its commit was not confirmed, is answered as it was. A first
   -- one that is still under way is waited for here.
   update $writers set batch = _batch, answer = null, at = _at where id = _writer and batch < _batch;
@@ -198,7 +235,6 @@ begin
     end if;
   end if;
   if not _apart then
-    _work := _works[1]::jsonb;
     if _work ? '#lone' then
       -- The entries of one run and nothing else, as a sequential step has them: whoever gets the lock as the run's
       -- owner need not be told that it is stale.

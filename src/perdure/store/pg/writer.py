@@ -38,7 +38,7 @@ class Writer:
         self._clock = clock
         self._probe = probe
         self._functions = functions(address.schema)
-        self._apply = f"select {self._functions.apply}($1, $2, $3, $4, $5)"
+        self._apply = f"select {self._functions.apply}($1, $2, $3, $4, $5, $6)"
         self._batch = 0
         self._prepared: Any = None
         self.connection = Lasting(address, clock)
@@ -111,16 +111,19 @@ class Writer:
         """One numbered batch, sent as often as it takes."""
         self._batch += 1
         given = (self.id, self._batch, self._clock.now(), works, apart)
+        again = False
 
         async def call(connection: asyncpg.Connection) -> list[Any]:
+            nonlocal again
+            arguments, again = (*given, again), True
             with standing_still(self._clock):
                 if self._address.pooled:
                     async with connection.transaction():
-                        answer = await connection.fetchval(self._apply, *given)
+                        answer = await connection.fetchval(self._apply, *arguments)
                 else:
                     if self._prepared is None or self._prepared[0] is not connection:
                         self._prepared = connection, await connection.prepare(self._apply)
-                    answer = await self._prepared[1].fetchval(*given)
+                    answer = await self._prepared[1].fetchval(*arguments)
             return answered(answer)
 
         return await self.connection.insist(call)

@@ -16,10 +16,5 @@ where number = any (array(
   for no key update skip locked
 ))
 returning :tag, 'claimed', number, id, workflow, status, generation, epoch, parent, input, seed, started_at,
-  deadline_at, forked_from, takeovers, queue;
-
--- name: lone_due(now, ids)
--- differs: jsonb.
-select number from perdure_runs
-where id = any (array(select jsonb_array_elements_text(:ids::jsonb)))
-  and due_at is not null and slot = 0 and due_at <= :now limit 1;
+  deadline_at, forked_from, takeovers, queue,
+  exists (select 1 from perdure_inbox i where i.run = perdure_runs.number and i.taken_seq is null);

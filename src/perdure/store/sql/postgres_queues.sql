@@ -30,7 +30,8 @@ where number = any (array(
   for no key update skip locked
 ))
 returning :tag, 'claimed', number, id, workflow, status, generation, epoch, parent, input, seed, started_at,
-  deadline_at, forked_from, takeovers, queue;
+  deadline_at, forked_from, takeovers, queue,
+  exists (select 1 from perdure_inbox i where i.run = perdure_runs.number and i.taken_seq is null);
 
 -- name: claim_line(tag, worker, now, most, top, workflows, queue)
 -- differs: the queue's row is locked, so that one worker at a time counts what is left; the query after it sees what
@@ -38,70 +39,100 @@ returning :tag, 'claimed', number, id, workflow, status, generation, epoch, pare
 -- Gives slots to the runs at the heads of a queue's lines, as many as every limit allows: the keys take turns from
 -- where the last claim ended, and each key sends its first. Only heads are read: the index is entered once per key
 -- and once per run chosen, however many stand behind.
+-- Most often nobody stands in line, or nobody may leave it, or all have one key and there is nothing to count by key:
+-- this is told apart first, as only to begin the long query takes longer.
 perform 1 from perdure_queues where name = :queue for no key update;
+if (
+  select 1 from perdure_runs where queue = :queue and rank is not null order by queue_key limit 1
+) is null then continue; end if;
 _numbers := array(select number from perdure_workers where number = :worker and state = 'alive' for share);
-with recursive
--- How many runs may be chosen, by the limits that count the queue or the worker as a whole. And how many keys must be
--- looked at to find as many that are not full: a full one holds slots or has spent its rate.
-q (served, cursor, per_key, room, reach) as materialized (
-  select served, cursor, per_key, room, room + case
+-- How many runs may be chosen (room), by the limits that count the queue or the worker as a whole. And how many keys
+-- must be looked at to find as many that are not full (reach): a full one holds slots or has spent its rate.
+select served, cursor, per_key, room, room + case
     when per_key is null and not exists (select 1 from perdure_rates r where r.queue = :queue and r.by_key = 1) then 0
-    else held + (select count(*) from perdure_spent s where s.queue = :queue and s.until > :now) end
-  from (
-    select served, cursor, per_key, held, least(
-      :most, :top - (select count(*) from perdure_runs o where o.owner = :worker),
-      coalesce(concurrency - held, :most),
-      coalesce(per_worker - (select count(*) from perdure_runs o where o.owner = :worker and o.queue = :queue), :most),
-      coalesce((select min(r.most - coalesce((
-          select sum(s.used)::bigint from perdure_spent s
-          where s.queue = :queue and s.place = r.place and s.key = '' and s.until > :now
-        ), 0)) from perdure_rates r where r.queue = :queue and r.by_key = 0), :most)
-    ) as room
-    from perdure_queues, (
-      select count(*) as held from perdure_runs
-      where queue = :queue and slot = 2 and finished_at is null
-    ) h
-    where name = :queue and state <> 'paused' and :worker = any (_numbers)
-  ) w
-  where room > 0
+    else held + (select count(*) from perdure_spent s where s.queue = :queue and s.until > :now) end as reach,
+  per_key is null and not exists (select 1 from perdure_rates r where r.queue = :queue) and not exists (
+    select 1 from perdure_runs l where l.queue = :queue and l.rank is not null and l.queue_key > key
+  ) as plain, key
+into _q
+from (
+  select served, cursor, per_key, held, least(
+    :most, :top - (select count(*) from perdure_runs o where o.owner = :worker),
+    coalesce(concurrency - held, :most),
+    coalesce(per_worker - (select count(*) from perdure_runs o where o.owner = :worker and o.queue = :queue), :most),
+    coalesce((select min(r.most - coalesce((
+        select sum(s.used)::bigint from perdure_spent s
+        where s.queue = :queue and s.place = r.place and s.key = '' and s.until > :now
+      ), 0)) from perdure_rates r where r.queue = :queue and r.by_key = 0), :most)
+  ) as room, (
+    select l.queue_key from perdure_runs l
+    where l.queue = :queue and l.rank is not null order by l.queue_key limit 1
+  ) as key
+  from perdure_queues, (
+    select count(*) as held from perdure_runs
+    where queue = :queue and slot = 2 and finished_at is null
+  ) h
+  where name = :queue and state <> 'paused' and :worker = any (_numbers)
+) w;
+if coalesce(_q.room, 0) <= 0 then continue; end if;
+with free (number, rank) as materialized (
+  select f.number, f.rank from perdure_runs f
+  where _q.plain and f.queue = :queue and f.queue_key = _q.key and f.rank is not null
+    and jsonb_exists(:workflows::jsonb, f.workflow)
+  order by f.rank, f.number limit _q.room
+  for no key update skip locked
 ),
+chosen (number, ticket) as materialized (
+  select number, _q.served + row_number() over (order by rank, number) from free
+),
+turned as (
+  update perdure_queues set served = (select max(c.ticket) from chosen c), cursor = _q.key
+  where name = :queue and exists (select 1 from chosen)
+)
+update perdure_runs
+set owner = :worker, epoch = epoch + 1, due_at = null, started_at = coalesce(started_at, :now), status = 'running',
+  slot = 2, rank = null, ticket = chosen.ticket, slot_at = :now
+from chosen
+where perdure_runs.number = chosen.number
+returning :tag, 'claimed', perdure_runs.number, id, workflow, status, generation, epoch, parent, input, seed,
+  started_at, deadline_at, forked_from, takeovers, queue,
+  exists (select 1 from perdure_inbox i where i.run = perdure_runs.number and i.taken_seq is null);
+if _q.plain then continue; end if;
+with recursive
 -- The keys that have somebody in line, from behind the last one served to the end, then those before.
 later (key, n) as (
   (
-    select l.queue_key, 1 from q cross join lateral (
-      select a.queue_key from perdure_runs a
-      where a.queue = :queue and a.rank is not null and a.queue_key > q.cursor order by a.queue_key limit 1
-    ) l
+    select a.queue_key, 1 from perdure_runs a
+    where a.queue = :queue and a.rank is not null and a.queue_key > _q.cursor order by a.queue_key limit 1
   )
   union all
-  select l.queue_key, later.n + 1 from later cross join q cross join lateral (
+  select l.queue_key, later.n + 1 from later cross join lateral (
     select a.queue_key from perdure_runs a
     where a.queue = :queue and a.rank is not null and a.queue_key > later.key order by a.queue_key limit 1
-  ) l where later.n < q.reach
+  ) l where later.n < _q.reach
 ),
 earlier (key, n) as (
   (
-    select l.queue_key, (select count(*) from later)::int + 1 from q cross join lateral (
-      select a.queue_key from perdure_runs a
-      where a.queue = :queue and a.rank is not null and a.queue_key <= q.cursor order by a.queue_key limit 1
-    ) l where (select count(*) from later) < q.reach
+    select a.queue_key, (select count(*) from later)::int + 1 from perdure_runs a
+    where a.queue = :queue and a.rank is not null and a.queue_key <= _q.cursor
+      and (select count(*) from later) < _q.reach
+    order by a.queue_key limit 1
   )
   union all
-  select l.queue_key, earlier.n + 1 from earlier cross join q cross join lateral (
+  select l.queue_key, earlier.n + 1 from earlier cross join lateral (
     select a.queue_key from perdure_runs a
-    where a.queue = :queue and a.rank is not null and a.queue_key > earlier.key and a.queue_key <= q.cursor
+    where a.queue = :queue and a.rank is not null and a.queue_key > earlier.key and a.queue_key <= _q.cursor
     order by a.queue_key limit 1
-  ) l where earlier.n < q.reach
+  ) l where earlier.n < _q.reach
 ),
 -- What each of them may still have, and who is first. A head that is too heavy for what is left of its key's rate
 -- keeps its line waiting.
 lines (nth, key, room, number, rank, weight) as (
   select row_number() over (order by k.n), k.key, m.room, h.number, h.rank, h.weight
   from (select key, n from later union all select key, n from earlier) k
-  cross join q
   cross join lateral (
     select least(
-      coalesce(q.per_key - (
+      coalesce(_q.per_key - (
         select count(*) from perdure_runs s
         where s.queue = :queue and s.queue_key = k.key and s.slot = 2 and s.finished_at is null
       ), :most),
@@ -124,23 +155,23 @@ lines (nth, key, room, number, rank, weight) as (
         where s.queue = :queue and s.place = r.place and s.key = k.key and s.until > :now
       ), 0)
   )
-  order by k.n limit coalesce((select q.room from q), 0)
+  order by k.n limit _q.room
 ),
 -- One of each line, then a second of each, and so on, until there are enough.
 rounds (place, total, nth, key, room, number, rank, weight) as (
   select 1, count(*) over (), nth, key, room, number, rank, weight from lines
   union all
   select p.place + 1, p.total + count(*) over (), p.nth, p.key, p.room, n.number, n.rank, n.weight
-  from rounds p cross join q cross join lateral (
+  from rounds p cross join lateral (
     select f.number, f.rank, f.weight from perdure_runs f
     where f.queue = :queue and f.queue_key = p.key and f.rank is not null and (f.rank, f.number) > (p.rank, p.number)
       and jsonb_exists(:workflows::jsonb, f.workflow)
     order by f.rank, f.number limit 1
   ) n
-  where p.place < p.room and p.total < q.room
+  where p.place < p.room and p.total < _q.room
 ),
 picks as (
-  select place, nth, key, number, weight from rounds order by place, nth limit coalesce((select room from q), 0)
+  select place, nth, key, number, weight from rounds order by place, nth limit _q.room
 ),
 -- Those whose weights, added up, are more than a rate allows.
 over_rate (number) as (
@@ -163,7 +194,7 @@ free (number) as materialized (
   for no key update skip locked
 ),
 chosen (number, key, weight, ticket) as materialized (
-  select number, key, weight, (select served from q) + row_number() over (order by place, nth)
+  select number, key, weight, _q.served + row_number() over (order by place, nth)
   from picks where number in (select number from free)
 ),
 turned as (
@@ -184,7 +215,8 @@ set owner = :worker, epoch = epoch + 1, due_at = null, started_at = coalesce(sta
 from chosen
 where perdure_runs.number = chosen.number
 returning :tag, 'claimed', perdure_runs.number, id, workflow, status, generation, epoch, parent, input, seed,
-  started_at, deadline_at, forked_from, takeovers, queue;
+  started_at, deadline_at, forked_from, takeovers, queue,
+  exists (select 1 from perdure_inbox i where i.run = perdure_runs.number and i.taken_seq is null);
 
 -- name: drop_names()
 -- differs: the doomed are an array.

@@ -91,7 +91,8 @@ where number in (
   limit :most
 )
 returning :tag, 'claimed', number, id, workflow, status, generation, epoch, parent, input, seed, started_at,
-  deadline_at, forked_from, takeovers, queue;
+  deadline_at, forked_from, takeovers, queue,
+  exists (select 1 from perdure_inbox i where i.run = perdure_runs.number and i.taken_seq is null);
 
 -- name: any_due(now, workflows)
 -- differs: json_each.

@@ -27,7 +27,8 @@ where number in (
   ))
 )
 returning :tag, 'claimed', number, id, workflow, status, generation, epoch, parent, input, seed, started_at,
-  deadline_at, forked_from, takeovers, queue;
+  deadline_at, forked_from, takeovers, queue,
+  exists (select 1 from perdure_inbox i where i.run = perdure_runs.number and i.taken_seq is null);
 
 -- name: claim_line(tag, worker, now, most, top, workflows, queue)
 -- differs: one writer at a time needs no locks; a recursive query walks where others have `lateral`.
@@ -162,7 +163,8 @@ from (
 ) chosen
 where perdure_runs.number = chosen.number
 returning :tag, 'claimed', number, id, workflow, status, generation, epoch, parent, input, seed, started_at,
-  deadline_at, forked_from, takeovers, queue;
+  deadline_at, forked_from, takeovers, queue,
+  exists (select 1 from perdure_inbox i where i.run = perdure_runs.number and i.taken_seq is null);
 
 -- name: drop_names()
 -- differs: temp table.
