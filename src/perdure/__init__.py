@@ -42,9 +42,10 @@ from perdure.errors import (
 )
 from perdure.ids import joined_id
 from perdure.model.limits import Limits
-from perdure.model.queue import Debounce, Dedupe, Queue, Rate
+from perdure.model.queue import Queue, Rate
 from perdure.model.retry import Retry
 from perdure.model.run import RunFilter
+from perdure.model.start import Debounce, Dedupe
 from perdure.model.status import Status
 from perdure.store.transaction import AsyncTransaction, Transaction
 from perdure.worker.options import WorkerOptions

@@ -547,8 +547,8 @@ def test_code_declares_queues_once_and_operators_change_them(lab):
         lambda: Queue("q", concurrency=0), lambda: Queue("q", per_key=1.5), lambda: Queue("q", while_waiting="sleep"),
         lambda: Queue("q", rate=5), lambda: Queue("q").changed(speed=1), lambda: Rate(0, per=1),
         lambda: Rate(1, per=0), lambda: Dedupe("k", then="maybe"), lambda: Dedupe("k", ttl=0),
-        lambda: Debounce("k", wait=0), lambda: Debounce("k", wait=2, longest=1), lambda: Terms("", key="k"),
-        lambda: Terms("q", weight=0), lambda: Terms("q", priority=10**9),
+        lambda: Debounce("k", wait=0), lambda: Debounce("k", wait=2, longest=1), lambda: Terms("", key="k").checked(),
+        lambda: Terms("q", weight=0).checked(), lambda: Terms("q", priority=10**9).checked(),
     ],
 )  # fmt: skip
 def test_limits_and_terms_that_cannot_be_are_refused(make):

@@ -11,7 +11,8 @@ from perdure.cli.command import Session, command
 from perdure.cli.output import compact, when
 from perdure.cli.run import RunId, group
 from perdure.cli.values import data
-from perdure.model.ledger import Actor, Used
+from perdure.client.view import Used
+from perdure.model.ledger import Actor
 from perdure.model.run import MAX_PAGE
 
 

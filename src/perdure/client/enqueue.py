@@ -9,7 +9,8 @@ from typing import Any
 
 from perdure.clock import micros
 from perdure.errors import DuplicateRun, QueueDraining, StoreBusy, UnknownQueue
-from perdure.model.queue import REPLACED, UNBOUNDED, Debounce, Dedupe, QueueRow, Terms
+from perdure.model.queue import REPLACED, UNBOUNDED, QueueRow, Terms
+from perdure.model.start import Debounce, Dedupe
 from perdure.model.version import unpin
 from perdure.store.operation import Operation
 from perdure.store.record import shelve

@@ -14,7 +14,8 @@ from perdure.client.starter import Starter
 from perdure.engine.child import Takes0, Takes1, Takes2, Takes3
 from perdure.engine.definition import Workflow
 from perdure.model.ledger import Remarks
-from perdure.model.queue import Debounce, Dedupe, Queue
+from perdure.model.queue import Queue
+from perdure.model.start import Debounce, Dedupe
 
 R = TypeVar("R")
 A = TypeVar("A")

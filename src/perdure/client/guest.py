@@ -10,7 +10,8 @@ from perdure.client.starter import H, Starter
 from perdure.codec.value import TypeCodec
 from perdure.engine.child import Takes0, Takes1, Takes2, Takes3
 from perdure.model.ledger import Remarks
-from perdure.model.queue import Debounce, Dedupe, Queue
+from perdure.model.queue import Queue
+from perdure.model.start import Debounce, Dedupe
 from perdure.store.caller import ON_A_LOOP, OPTION
 from perdure.store.operation import Operation, Row
 from perdure.store.store import Database

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
-from perdure.client.view import ArtifactInfo, RunEvent, RunInfo, run_event
+from perdure.client.view import Annotation, ArtifactInfo, RunEvent, RunInfo, run_event
 from perdure.codec.failure import decode_error
 from perdure.codec.value import TypeCodec
 from perdure.errors import RunCancelled, RunFailed
@@ -17,7 +17,6 @@ from perdure.store.load import load_run, resolve
 if TYPE_CHECKING:
     from perdure.client.client import Client
     from perdure.client.ledger import Where
-    from perdure.model.ledger import Annotation
 
 R = TypeVar("R")
 

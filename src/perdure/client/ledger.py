@@ -7,13 +7,14 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from perdure.client.view import Annotation, Usage, Used
 from perdure.clock import SECOND, Clock, from_datetime, to_datetime
 from perdure.codec.payload import Payloads
 from perdure.codec.value import ANY
 from perdure.engine.ledger import RemarkOptions, remarks
 from perdure.errors import InvalidOption
 from perdure.model.check import check_number
-from perdure.model.ledger import UNIT, Actor, Annotation, Usage, Used
+from perdure.model.ledger import UNIT, Actor
 from perdure.model.run import MAX_PAGE
 from perdure.store.load import load_run
 from perdure.store.operation import Operation, Row

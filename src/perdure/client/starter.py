@@ -20,8 +20,9 @@ from perdure.errors import InvalidOption, RunFinished, StartConflict
 from perdure.model.check import check_number
 from perdure.model.ledger import Remarks
 from perdure.model.limits import Limits
-from perdure.model.queue import Debounce, Dedupe, Queue
+from perdure.model.queue import Queue
 from perdure.model.run import Claimed, RunRow
+from perdure.model.start import Debounce, Dedupe
 from perdure.model.status import Status
 from perdure.model.version import unpin
 from perdure.store.load import load_run, resolve

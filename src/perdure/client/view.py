@@ -1,16 +1,18 @@
-"""Runs, entries and workers as callers see them: times as datetimes, payloads as plain data."""
+"""Runs, entries, workers and remarks as callers see them: times as datetimes, payloads as plain data."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from perdure.clock import to_datetime
 from perdure.codec.payload import Payloads
 from perdure.codec.value import codec_for
 from perdure.model.entry import Entry, Kind
+from perdure.model.ledger import Actor
 from perdure.model.run import RunRow, WorkerRow
 from perdure.model.status import Status
 from perdure.model.version import unpin
@@ -193,6 +195,73 @@ def worker_info(row: WorkerRow) -> WorkerInfo:
         row.id, row.number, row.host, row.pid, json.loads(row.workflows), row.state, to_datetime(row.started_at),
         to_datetime(row.heartbeat_at), to_datetime(row.lease_until), row.owned,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """
+    A remark about a run.
+
+    Attributes:
+        key: What it is about, such as "approval.outcome".
+        value, payload: Plain data; the payload is what is too long for a list.
+        scope: "run", "step", "call", or whatever else it is about; `scope_id` says which one.
+        generation: Of the run; one more with each rerun.
+        attempt: Of the step that made it; None for others.
+    """
+
+    run_id: str
+    key: str
+    value: Any
+    payload: Any
+    actor: Actor | None
+    scope: str
+    scope_id: str | None
+    generation: int
+    attempt: int | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """
+    What was used, summed up.
+
+    Attributes:
+        calls: How many records.
+        cost: In the unit that the records were made in.
+        seconds: How long the calls took, one after the other.
+    """
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost: Decimal = Decimal(0)
+    seconds: float = 0.0
+
+    def plus(self, other: Used) -> Used:
+        """The sum of both."""
+        return Used(
+            self.calls + other.calls, self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens, self.cost + other.cost, self.seconds + other.seconds,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """
+    What runs have used.
+
+    Attributes:
+        total: All of it.
+        models: By model, as "provider/model", or the model alone where no provider was named.
+        kinds: By kind of call.
+    """
+
+    total: Used
+    models: dict[str, Used]
+    kinds: dict[str, Used]
 
 
 def _time(at: int | None) -> datetime | None:

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from perdure.errors import InvalidOption, TooFewSucceeded
 from perdure.model.check import check_number
@@ -59,8 +59,7 @@ class MapResult(Generic[R]):
         return self.results
 
 
-@dataclass(slots=True)
-class _Rules:
+class _Rules(NamedTuple):
     total: int
     min_success: int | None
     tolerate: float | None

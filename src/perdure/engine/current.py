@@ -6,8 +6,6 @@ import asyncio
 from asyncio import events
 from collections.abc import Awaitable, Mapping
 from contextvars import ContextVar
-from datetime import timedelta
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 from perdure.codec.payload import Payloads
@@ -17,6 +15,9 @@ from perdure.model.ledger import Actor
 from perdure.model.limits import Limits
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+    from decimal import Decimal
+
     from perdure.engine.artifact import Artifacts
 
 T = TypeVar("T")

@@ -262,10 +262,10 @@ class Workflow(Generic[P, R]):
         """On what terms a run goes through a queue: the one given, else the workflow's own, unless it is ""."""
         name = name_of(self.settings.queue if queue is None else queue)
         none = NO_TERMS
-        # By identity, as every run without a queue comes here: what is not left out is checked by the constructor.
+        # By identity, as every run without a queue comes here: only what is not left out need be checked.
         if not name and key is none.key and priority is none.priority and weight is none.weight:
             return none
-        return Terms(name, key, priority, weight)
+        return Terms(name, key, priority, weight).checked()
 
 
 LONE = "~durable"

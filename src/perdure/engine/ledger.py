@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import timedelta
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from perdure.clock import micros
@@ -16,6 +14,9 @@ from perdure.errors import InvalidOption
 from perdure.model.ledger import Actor, Remark, Remarks, billionths, check_text, check_tokens, check_topic
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+    from decimal import Decimal
+
     from perdure.engine.machine import Machine
     from perdure.store.record import Record
 
@@ -130,9 +131,7 @@ def first_remarks(payloads: Payloads, annotations: Remarks) -> list[tuple[Any, .
         if not isinstance(each, Remark):
             option = "annotations"
             raise InvalidOption(option, f"{each!r} is no Remark; for plain values give a mapping")
-        rows, dedupe = remarks(
-            payloads, each.key, each.value, each.payload, each.actor, each.scope, each.scope_id, each.dedupe
-        )
+        rows, dedupe = remarks(payloads, *each)
         found += [(*row, dedupe) for row in rows]
     return found
 

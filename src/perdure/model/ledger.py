@@ -1,19 +1,17 @@
-"""Remarks about runs, and what their steps have used."""
+"""Remarks about runs, and what can be recorded of what their steps have used."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, NamedTuple
 
 from perdure import ids
 from perdure.errors import InvalidName, InvalidOption
 from perdure.model.check import check_number
 
 MOST = 2**63 - 1
-UNIT = Decimal(1_000_000_000)
+UNIT = 1_000_000_000
 """Money is kept in billionths."""
 
 
@@ -33,8 +31,7 @@ class Actor:
     version: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Remark:
+class Remark(NamedTuple):
     """
     A remark to be made about a run that is started.
 
@@ -57,73 +54,6 @@ class Remark:
 
 Remarks = Mapping[str, Any] | Iterable[Remark]
 """What is remarked with a start: values by their keys, or more of each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Annotation:
-    """
-    A remark about a run.
-
-    Attributes:
-        key: What it is about, such as "approval.outcome".
-        value, payload: Plain data; the payload is what is too long for a list.
-        scope: "run", "step", "call", or whatever else it is about; `scope_id` says which one.
-        generation: Of the run; one more with each rerun.
-        attempt: Of the step that made it; None for others.
-    """
-
-    run_id: str
-    key: str
-    value: Any
-    payload: Any
-    actor: Actor | None
-    scope: str
-    scope_id: str | None
-    generation: int
-    attempt: int | None
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Used:
-    """
-    What was used, summed up.
-
-    Attributes:
-        calls: How many records.
-        cost: In the unit that the records were made in.
-        seconds: How long the calls took, one after the other.
-    """
-
-    calls: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    cost: Decimal = Decimal(0)
-    seconds: float = 0.0
-
-    def plus(self, other: Used) -> Used:
-        """The sum of both."""
-        return Used(
-            self.calls + other.calls, self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens,
-            self.cached_tokens + other.cached_tokens, self.cost + other.cost, self.seconds + other.seconds,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """
-    What runs have used.
-
-    Attributes:
-        total: All of it.
-        models: By model, as "provider/model", or the model alone where no provider was named.
-        kinds: By kind of call.
-    """
-
-    total: Used
-    models: dict[str, Used]
-    kinds: dict[str, Used]
 
 
 def check_text(option: str, value: object, *, empty: bool = True) -> str:
@@ -162,6 +92,8 @@ def billionths(cost: object) -> int:
     Raises:
         InvalidOption: It is no number, negative or too much.
     """
+    from decimal import Decimal, InvalidOperation  # noqa: PLC0415 - who counts no money need not wait for it
+
     option = "cost"
     if isinstance(cost, bool) or not isinstance(cost, Decimal | str | int | float):
         raise InvalidOption(option, f"{cost!r} is not an amount: write Decimal('0.0125') or '0.0125'")

@@ -13,8 +13,8 @@ from perdure.errors import InvalidName
 
 _MARK = "@"
 _AFTER_MARK = "A"
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,49}")
-_PART = re.compile(r"\d+|\D+")
+_VERSION = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,49}"
+_PART = r"\d+|\D+"
 
 
 def pin(name: str, version: str) -> str:
@@ -35,7 +35,7 @@ def versions_between(name: str) -> tuple[str, str]:
 
 def recency(version: str) -> list[tuple[bool, int, str]]:
     """Sorts versions from the oldest to the newest: "" first, and numbers in them as numbers, so 2.10 after 2.9."""
-    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in _PART.findall(version)]
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.findall(_PART, version)]
 
 
 def check_version(value: object) -> str:
@@ -45,7 +45,7 @@ def check_version(value: object) -> str:
     Raises:
         InvalidName: Not 1 to 50 letters, digits and ". _ + -", with a letter or digit first.
     """
-    if not isinstance(value, str) or not _VERSION.fullmatch(value):
+    if not isinstance(value, str) or not re.fullmatch(_VERSION, value):
         what, problem = "version", 'it must be a string of 1 to 50 letters, digits, ".", "_", "+" and "-"'
         raise InvalidName(what, str(value), problem)
     return value
