@@ -8,21 +8,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from types import TracebackType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Concatenate,
-    Literal,
-    ParamSpec,
-    Self,
-    TypeVar,
-    TypeVarTuple,
-    overload,
-)  # fmt: skip
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
-from perdure.client.client import Client
 from perdure.client.face import Face
-from perdure.client.guest import Guest, Inside
 from perdure.clock import Clock, SystemClock, duration
 from perdure.codec.payload import Codec, Payloads
 from perdure.engine.annotation import check_context
@@ -34,32 +22,29 @@ from perdure.engine.threaded import SyncContext
 from perdure.errors import InvalidOption, StoreClosed
 from perdure.model.limits import Limits
 from perdure.model.queue import Queue
-from perdure.store.batch import Probe
-from perdure.store.caller import check_plain
-from perdure.store.changes import Changes
 from perdure.store.choose import shown, store_at
 from perdure.worker.options import WorkerOptions, retention_of
-from perdure.worker.part import Part
-from perdure.worker.stop import StopSignals
-from perdure.worker.worker import Worker
 
 if TYPE_CHECKING:
+    from perdure.client.client import Client
+    from perdure.client.guest import Inside
     from perdure.flow.builder import Flow
     from perdure.model.event import Event
     from perdure.pipeline.builder import Pipeline
+    from perdure.store.batch import Probe
+    from perdure.store.changes import Changes
     from perdure.stream.handle import Stream
     from perdure.stream.hub import Hub
     from perdure.stream.server import StreamServer
     from perdure.turn.producer import Turn, TurnResult
     from perdure.turn.workflow import TurnDecorator
+    from perdure.worker.part import Part
+    from perdure.worker.worker import Worker
 
 P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A")
-B = TypeVar("B")
-C = TypeVar("C")
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 Synchronous = Literal["FULL", "NORMAL"]
 log = logging.getLogger("perdure.worker")
 
@@ -322,6 +307,8 @@ class App(Face):
     # ---------------------------------------------------------------------------------------- life
     async def __aenter__(self) -> Self:
         """Open the database and start a worker in this process."""
+        from perdure.worker.worker import Worker  # noqa: PLC0415 - who only defines workflows need not wait for it
+
         client = await self._open()
         self._worker = Worker(
             client.store, clock=client.store.clock, payloads=self._payloads, registry=self.registry, limits=self.limits,
@@ -371,6 +358,8 @@ class App(Face):
         Raises:
             InvalidOption: The app is open already, or this is not the main thread, which alone hears signals.
         """
+        from perdure.worker.stop import StopSignals  # noqa: PLC0415 - as above
+
         with StopSignals() as stop:
             async with self:
                 log.info("driving %s on %s", ", ".join(self.registry.names()) or "no workflows", shown(self.url))
@@ -378,6 +367,8 @@ class App(Face):
                 log.info("%s: draining", stop.by)
 
     async def _open(self) -> Client:
+        from perdure.client.client import Client  # noqa: PLC0415 - as above
+
         if self._client is not None:
             option = "app"
             raise InvalidOption(option, "it is open already; use one App per block")
@@ -488,6 +479,9 @@ class App(Face):
         Raises:
             InvalidOption: It is no connection, answers on an event loop only, or has no transaction open.
         """
+        from perdure.client.guest import Guest, Inside  # noqa: PLC0415 - as above
+        from perdure.store.caller import check_plain  # noqa: PLC0415 - as above
+
         check_plain(connection)
         store = self._store() if self._client is None else self._client.store
         joined = store.joined(connection)

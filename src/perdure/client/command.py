@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack, cast
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, TypeVarTuple, Unpack, cast
 
 from perdure import ids
 from perdure.client.handle import RunHandle
@@ -42,6 +42,14 @@ KEEP = timedelta(days=30)
 TRIES = 50
 """How often what a command does is decided again because its runs have changed meanwhile."""
 _QUEUE = 7  # the place of the queue among the parameters of `enqueue`
+
+
+class CommandOptions(TypedDict, total=False):
+    """What a command may be given beside its handler and its input; see `Commands.command`."""
+
+    name: str | None
+    stale_after: float | timedelta
+    keep: float | timedelta | None
 
 
 class Commands:

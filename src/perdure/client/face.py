@@ -5,17 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
-from typing import Any, TypeVar, TypeVarTuple, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack, overload
 
-from perdure.client.client import Client
-from perdure.client.command import KEEP, STALE_AFTER_S, Command
-from perdure.client.handle import RunHandle
-from perdure.client.starter import Starter
-from perdure.engine.child import Takes0, Takes1, Takes2, Takes3
-from perdure.engine.definition import Workflow
-from perdure.model.ledger import Remarks
-from perdure.model.queue import Queue
-from perdure.model.start import Debounce, Dedupe
+if TYPE_CHECKING:
+    from perdure.client.client import Client
+    from perdure.client.command import Command, CommandOptions
+    from perdure.client.handle import RunHandle
+    from perdure.client.starter import Starter
+    from perdure.engine.child import Takes0, Takes1, Takes2, Takes3
+    from perdure.engine.definition import Workflow
+    from perdure.model.ledger import Remarks
+    from perdure.model.queue import Queue
+    from perdure.model.start import Debounce, Dedupe
 
 R = TypeVar("R")
 A = TypeVar("A")
@@ -113,12 +114,10 @@ class Face(ABC):
         fn: Callable[[Command, Unpack[Ts]], Awaitable[R]],
         /,
         *args: *Ts,
-        name: str | None = None,
-        stale_after: float | timedelta = STALE_AFTER_S,
-        keep: float | timedelta | None = KEEP,
+        **options: Unpack[CommandOptions],
     ) -> R:
         """See `Client.command`: do something once, however often it is asked for under this key."""
-        return await self.client.command(key, fn, *args, name=name, stale_after=stale_after, keep=keep)
+        return await self.client.command(key, fn, *args, **options)
 
     async def move_version(self, run_id: str, version: str) -> None:
         """See `Steering.move_version`: let a run go on with another version of its workflow."""

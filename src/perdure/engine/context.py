@@ -15,7 +15,6 @@ from perdure.clock import SECOND, from_datetime, micros, to_datetime
 from perdure.codec.canonical import fingerprint
 from perdure.codec.value import codec_for
 from perdure.engine.child import CallOptions, Child, ChildOptions, Takes0, Takes1, Takes2, Takes3, start_child
-from perdure.engine.combine import MapResult, map_items, race
 from perdure.engine.current import current_step
 from perdure.engine.definition import LONE, Registry, Step, Workflow, closure
 from perdure.engine.ledger import RemarkOptions, remark
@@ -23,13 +22,15 @@ from perdure.engine.loop import Branch, RunTask
 from perdure.engine.machine import MISSING, TIMED_OUT, Machine
 from perdure.engine.request import ReceiveRequest, StepRequest, TimerRequest
 from perdure.engine.runlog import RunLogger
-from perdure.engine.saga import Saga
 from perdure.errors import ContinueAsNew, InvalidOption, NotInWorkflow, ReceiveTimedOut
 from perdure.ids import Random
 from perdure.model.entry import Kind
 
 if TYPE_CHECKING:
     from uuid import UUID
+
+    from perdure.engine.combine import MapResult
+    from perdure.engine.saga import Saga
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -439,6 +440,8 @@ class Context:
             self._enter(f"{base}[{place}]/")
             return await run(item)
 
+        from perdure.engine.combine import map_items  # noqa: PLC0415 - most workflows need not wait for it
+
         return await map_items(
             in_branch, list(items), concurrency=concurrency, min_success=min_success, tolerate=tolerate
         )
@@ -459,6 +462,8 @@ class Context:
         Returns:
             The winner's place among the arguments, and its result. If it failed, its error is raised.
         """
+        from perdure.engine.combine import race  # noqa: PLC0415 - as above
+
         self._machine.check()
         return await race(awaitables)
 

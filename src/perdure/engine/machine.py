@@ -13,25 +13,20 @@ import json
 from asyncio import events
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from perdure.codec.failure import decode_error
 from perdure.codec.payload import Payloads
 from perdure.engine.ledger import Riders, of_steps
 from perdure.engine.loop import PrivateLoop, RunFuture, RunTask
-from perdure.engine.outcome import (
-    Failure,
-    child_failure,
-    described,
-    end_of,
-    read_cancel_request,
-    same_arguments,
-)
+from perdure.engine.outcome import Failure, child_failure, described, end_of, read_cancel_request, same_arguments
 from perdure.engine.request import ChildRequest, ReceiveRequest, Request, StepRequest, TimerRequest
 from perdure.errors import ArgumentsChanged, Divergence, EngineSignal, NotInWorkflow, PerdureError
 from perdure.model.entry import NOTES, PROGRESS, RESTARTS, Entry, Kind
 from perdure.model.queue import NO_TERMS, Terms
-from perdure.model.run import Claimed
+
+if TYPE_CHECKING:
+    from perdure.model.run import Claimed
 
 
 class Halt(EngineSignal):

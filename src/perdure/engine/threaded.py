@@ -14,14 +14,16 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, NoReturn, TypeVar, Unpack, overload
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack, overload
 
 from perdure.engine.context import Context
 from perdure.engine.ledger import RemarkOptions
 from perdure.engine.machine import MISSING, Halt
 from perdure.errors import EngineSignal, NotInWorkflow
 from perdure.ids import Random
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 T = TypeVar("T")
 

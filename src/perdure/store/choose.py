@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from perdure.clock import Clock
 from perdure.errors import InvalidOption
 from perdure.model.limits import Limits
-from perdure.store.batch import Probe
-from perdure.store.changes import Changes
-from perdure.store.migrate import migrations
-from perdure.store.sqlite import SqliteStore
-from perdure.store.store import Store
+
+if TYPE_CHECKING:
+    from perdure.store.batch import Probe
+    from perdure.store.changes import Changes
+    from perdure.store.store import Store
 
 _POSTGRES = ("postgresql", "postgres")
 _KNOWN = "write sqlite:///file.db or postgresql://user@host/database"
-_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 
 
 def store_at(
@@ -46,6 +44,8 @@ def store_at(
         from perdure.store.pg.store import PostgresStore  # noqa: PLC0415 - only those who use it have its driver
 
         return PostgresStore(url, clock=clock, limits=limits, changes=changes, probe=probe)
+    from perdure.store.sqlite import SqliteStore  # noqa: PLC0415 - `import perdure` need not wait for it
+
     return SqliteStore(
         sqlite_path(url), clock=clock, limits=limits, synchronous=synchronous, inline_only=inline_only,
         changes=changes, probe=probe,
@@ -95,7 +95,7 @@ def in_memory(url: str) -> bool:
 
 def shown(url: str) -> str:
     """A URL without its password."""
-    return _PASSWORD.sub(r"\1:***@", url)
+    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", url)
 
 
 def schema_sql(url: str, now: int) -> str:
@@ -105,6 +105,8 @@ def schema_sql(url: str, now: int) -> str:
     Args:
         now: When it was made, microseconds since 1970.
     """
+    from perdure.store.migrate import migrations  # noqa: PLC0415 - as above
+
     dialect = "postgres" if is_postgres(url) else "sqlite"
     parts = [
         f"{migration.sql.rstrip()}\n\ninsert into perdure_schema (version, name, applied_at)\n"
@@ -127,7 +129,9 @@ def _check_driver() -> None:
     Raises:
         InvalidOption: It is not.
     """
-    if importlib.util.find_spec("asyncpg") is None:
+    from importlib.util import find_spec  # noqa: PLC0415 - as above
+
+    if find_spec("asyncpg") is None:
         option = "url"
         problem = "a Postgres database needs the driver asyncpg: pip install 'perdure[postgres]'"
         raise InvalidOption(option, problem)
