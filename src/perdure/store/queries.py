@@ -52,11 +52,14 @@ def parse(text: str, origin: str) -> dict[str, Statement]:
         if name in found or used != set(parameters):
             message = f"{origin}: statement {name!r} is defined twice, or its heading and its text disagree: {used}"
             raise ValueError(message)
-        place = {p: f"?{i}" for i, p in enumerate(parameters, 1)}
-        for parameter, number in place.items():
-            sql = re.sub(rf"(?<![:\w]):{parameter}\b", number, sql)
-        found[name] = Statement(name, re.sub(r"\s+", " ", sql), parameters, parameters[:1] == ("tag",))
+        sql = " ".join(_numbered(sql, parameters).split())
+        found[name] = Statement(name, sql, parameters, parameters[:1] == ("tag",))
     return found
+
+
+def _numbered(sql: str, parameters: tuple[str, ...]) -> str:
+    place = {parameter: f"?{number}" for number, parameter in enumerate(parameters, 1)}
+    return _PARAMETER.sub(lambda used: place[used[1]], sql)
 
 
 @cache
