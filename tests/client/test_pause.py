@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from perdure import Context
-from perdure.errors import IllegalMove, RunCancelled, RunFinished, RunNotFound
+from perdure.errors import IllegalMove, RunCancelled, RunFailed, RunFinished, RunNotFound, RunTimedOut
 from perdure.store.operation import Operation
 
 
@@ -67,6 +67,26 @@ def test_a_running_body_ends_before_the_pause(desk):
         await app.client.resume("r")
         assert await run.result() == ["long", "next"]
         assert desk.ran == {"long": 1, "next": 1}
+
+    desk.play(main, flow)
+
+
+def test_a_deadline_holds_for_a_body_that_ends_before_the_pause(desk):
+    """When a timer had fired meanwhile, nobody would look at the clock before the body has ended by itself."""
+
+    async def flow(ctx: Context) -> None:
+        hang = asyncio.ensure_future(ctx.step("hang", asyncio.Event().wait))
+        await ctx.sleep(20)
+        await hang
+
+    async def main(app):
+        run = await app.start("flow", id="r", timeout=60)
+        await asyncio.sleep(10)
+        await app.client.pause("r")
+        async with asyncio.timeout(51):
+            with pytest.raises(RunFailed) as failed:
+                await run.result()
+        assert isinstance(failed.value.cause, RunTimedOut)
 
     desk.play(main, flow)
 

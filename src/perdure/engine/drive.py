@@ -285,8 +285,8 @@ class Driver:
 
     def _leave_when_quiet(self) -> None:
         if self._steps.running or self._exclusive:
-            return
-        if self._steps.stopped is not None:
+            self._alarm.set(self._first_time())  # of which one may be the end of the time that the body has
+        elif self._steps.stopped is not None:
             self._pause(COMPENSATION_FAILED, self._steps.why_stopped(), key=self._steps.stopped[0].key)
         elif self._pausing is not None:
             self._pause("operator", json.loads(self.host.payloads.open(self._pausing.data or '""')))
