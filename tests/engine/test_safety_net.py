@@ -236,6 +236,43 @@ def test_a_run_that_cannot_be_read_does_not_harm_those_claimed_with_it(lab, monk
     lab.play(main)
 
 
+def test_a_run_that_cannot_be_read_gives_its_place_back(lab, monkeypatch):
+    """What became due while it took the last place would wait until something else happens, perhaps for hours."""
+    real = claims_module.resolve_input
+
+    async def resolve_input(store, runs):
+        if any(run.id == "r" for run in runs):
+            await asyncio.sleep(5)
+            raise RuntimeError("cannot be read")
+        return await real(store, runs)
+
+    async def main():
+        monkeypatch.setattr(claims_module, "resolve_input", resolve_input)
+        async with lab.worker(healthy, options={"concurrency": 1}) as app:
+            await app.start("healthy", id="r", delay=1)
+            await app.start("healthy", id="a", delay=2)
+            assert (await lab.ended(app, "a")).seconds < 60
+            await check_paused(lab, app, "cannot be read")
+
+    lab.play(main)
+
+
+def test_a_bug_of_ours_gives_the_slot_of_a_queue_back(lab, monkeypatch):
+    """The next run in line would wait until something else happens, perhaps for hours."""
+
+    async def main():
+        app = lab.app(flow, healthy)
+        app.queue("q", concurrency=1)
+        async with app:
+            failing(monkeypatch, Steps, "committed", 2, RuntimeError("a bug of ours"))
+            await app.start("flow", id="r", queue="q")
+            await app.start("healthy", id="a", queue="q")
+            assert (await lab.ended(app, "a")).seconds < 60
+            await check_paused(lab, app, "a bug of ours")
+
+    lab.play(main)
+
+
 def test_a_look_at_a_taken_id_that_fails(lab, monkeypatch):
     """A run that waits to hear whose id its child's is would wait for ever, owned and idle."""
 

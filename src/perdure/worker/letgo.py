@@ -19,6 +19,7 @@ async def pause(store: Store, clock: Clock, payloads: Payloads, run: Claimed, er
     """Put it aside, with the error as the reason, until an operator resumes it."""
     now = clock.now()
     reason = pause_reason(error, now)
-    operation = Operation([("pause_own", (run.number, run.epoch, reason))], changed=(run.number,))
+    # Others may have waited for its place in this worker, or for its slot of a queue.
+    operation = Operation([("pause_own", (run.number, run.epoch, reason))], changed=(run.number,), makes_due=True)
     operation.add("note_pause", run.number, run.epoch + 1, seal_reason(payloads, reason), now)
     await store.apply(operation)
