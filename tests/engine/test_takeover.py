@@ -8,6 +8,7 @@ import pytest
 from perdure import Context, Retry, RunEvent, current_step
 from perdure.errors import StepTimedOut
 from perdure.store.changes import Changes
+from perdure.worker import worker
 
 
 async def block(ctx: Context, seconds: float) -> None:
@@ -168,6 +169,30 @@ def test_a_delayed_start(lab):
             ended = await lab.ended(app, handle.id)
             assert (ended.seconds, ended.info.started_at.second) == (100, 40)
             assert (ended.info.started_at - ended.info.created_at).total_seconds() == 60
+
+    lab.play(main)
+
+
+def test_what_becomes_due_while_the_worker_reads_when_to_look_again(lab, monkeypatch):
+    """An answer that another one has overtaken would put the worker's look off to a time that it was before."""
+    real, slow = worker.look_ahead, []
+
+    async def look_ahead(store, now):
+        found = await real(store, now)
+        if slow:
+            await asyncio.sleep(slow.pop())
+        return found
+
+    async def main():
+        monkeypatch.setattr(worker, "look_ahead", look_ahead)
+        async with lab.worker(block) as app:
+            await app.start("block", 0, id="tomorrow", delay=86_400)
+            await asyncio.sleep(1)
+            slow.append(5)
+            await app.start("block", 0, id="the day after", delay=2 * 86_400)
+            await asyncio.sleep(1)
+            await app.start("block", 0, id="r", delay=60)
+            assert 60 <= (await lab.ended(app, "r")).seconds < 70
 
     lab.play(main)
 

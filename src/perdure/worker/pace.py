@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from perdure import ids
-from perdure.clock import Clock
+from perdure.clock import SECOND, Clock
 
 MOST_PER_CLAIM = 500
 FIRST_SHARE = 8
@@ -36,6 +36,8 @@ class Pace:
         self._look = look
         self._share = FIRST_SHARE
         self._timer: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._stopped = False
 
     def most(self, free: int) -> int:
         """How many runs to claim, so that something is left for others: few at first, more while there are more."""
@@ -58,10 +60,30 @@ class Pace:
             wait = ids.jitter() * STAGGER_S * self.others
             self._timer = asyncio.get_running_loop().call_later(wait, self._wake)
 
+    def look_at(self, at: int) -> None:
+        """
+        Look when it is so late, if not before.
+
+        An earlier time stays: answers overtake each other, and who says a later one may not know yet what made it so.
+        """
+        loop = asyncio.get_running_loop()
+        when = loop.time() + max(0, at - self._clock.now()) / SECOND
+        if self._stopped or (self._alarm is not None and self._alarm.when() <= when):
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = loop.call_at(when, self._ring)
+
     def stop(self) -> None:
         """Look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stopped = True
+        for timer in (self._timer, self._alarm):
+            if timer is not None:
+                timer.cancel()
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._look()
 
     def _wake(self) -> None:
         self._timer = None

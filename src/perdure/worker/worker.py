@@ -94,7 +94,6 @@ class Worker:
         self._lanes = Lanes()
         self.lone = LoneRuns(self._claim_lone, self._drivers, self._parked)
         self._pace = Pace(clock, self._look)
-        self._due_timer: asyncio.TimerHandle | None = None
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._heartbeat: Heartbeat | None = None
         self._quiet: asyncio.Event | None = None
@@ -190,9 +189,8 @@ class Worker:
         self.store.changes.forget(self._pace.heard)
         self._pace.stop()
         self.store.changes.forget(self._mail.heard)
-        for timer in (self._due_timer, self._sweep_timer):
-            if timer:
-                timer.cancel()
+        if self._sweep_timer:
+            self._sweep_timer.cancel()
 
     async def _drained(self, seconds: float) -> None:
         assert self._quiet is not None  # noqa: S101 - made by stop
@@ -292,7 +290,7 @@ class Worker:
             return
         if error is not None:
             log.error("worker %s cannot claim runs, trying again: %s", self.id, error)
-            self._look_at(now + SECOND)
+            self._pace.look_at(now + SECOND)
             self._tell_stop()
             return
         runs = self._take(rows, now, heard_of)
@@ -334,13 +332,7 @@ class Worker:
         if self._lanes.found(queues, now, asked):
             self._look()
         elif due_at is not None:
-            self._look_at(due_at)
-
-    def _look_at(self, at: int) -> None:
-        if self._due_timer:
-            self._due_timer.cancel()
-        if self._state == "working":
-            self._due_timer = self.loop.call_later(max(0, at - self.clock.now()) / SECOND, self._look)
+            self._pace.look_at(due_at)
 
     async def _load(self, runs: list[Claimed]) -> None:
         """Read what the claimed runs need, then drive them; one that cannot be read is paused."""

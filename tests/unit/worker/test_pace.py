@@ -6,7 +6,7 @@ import statistics
 import pytest
 
 from perdure import ids
-from perdure.clock import SystemClock
+from perdure.clock import SECOND, SystemClock
 from perdure.testing.time import run_virtual
 from perdure.worker import pace
 from perdure.worker.pace import FIRST_SHARE, MOST_PER_CLAIM, STAGGER_S, Pace
@@ -66,6 +66,27 @@ def test_all_that_others_commit_in_a_moment_is_one_reason_to_look():
         made.heard(elsewhere=True)
         made.stop()
         await asyncio.sleep(1)
+        assert len(looks) == 2
+
+    run_virtual(main)
+
+
+def test_a_later_time_does_not_put_off_an_earlier_one():
+    """What was read first and answered last would have the worker asleep when a run is due."""
+
+    async def main(clock):
+        made, looks = pace_of(clock=clock)
+        begun = clock.now()
+        for seconds in (60, 10, 30):
+            made.look_at(begun + seconds * SECOND)
+        await asyncio.sleep(20)
+        made.look_at(begun + 30 * SECOND)
+        await asyncio.sleep(60)
+        assert looks == pytest.approx([10, 30])
+        made.look_at(begun)
+        made.stop()
+        made.look_at(begun)
+        await asyncio.sleep(60)
         assert len(looks) == 2
 
     run_virtual(main)
