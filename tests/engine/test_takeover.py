@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 
 import pytest
 
@@ -193,6 +194,25 @@ def test_what_becomes_due_while_the_worker_reads_when_to_look_again(lab, monkeyp
             await asyncio.sleep(1)
             await app.start("block", 0, id="r", delay=60)
             assert 60 <= (await lab.ended(app, "r")).seconds < 70
+
+    lab.play(main)
+
+
+def test_what_becomes_due_while_a_start_has_the_last_place(lab, monkeypatch):
+    """A start of what was started before gives its place back, and nobody would look who waits for it."""
+
+    async def main():
+        async with lab.worker(block, options={"concurrency": 1}) as app:
+            await (await app.start("block", 0, id="before")).result()
+            await app.start("block", 0, id="r", delay=10)
+            await asyncio.sleep(8)
+            store, loop = app.client.store, asyncio.get_running_loop()
+            with monkeypatch.context() as patch:
+                patch.setattr(store, "submit", partial(loop.call_later, 5, store.submit))
+                again = asyncio.create_task(app.start("block", 0, id="before"))
+                await asyncio.sleep(1)
+            await again
+            assert (await lab.ended(app, "r")).seconds < 60
 
     lab.play(main)
 

@@ -241,8 +241,11 @@ class Worker:
         return self.number
 
     def unreserve(self) -> None:
-        """The run was not inserted after all."""
+        """The run was not inserted after all; what became due while it had the last place is claimed now."""
+        look = self._free <= 0
         self._reserved -= 1
+        if look:
+            self._look()
 
     def drives(self, number: int) -> bool:
         """Whether it drives this run, so that its end, if it comes, comes from here."""
