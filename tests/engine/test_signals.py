@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from perdure import Context, Retry
 from perdure.errors import InvalidInput, ReceiveTimedOut, RunFinished, RunNotFound
+from perdure.worker import mail
 
 
 class Approval(BaseModel):
@@ -128,6 +129,37 @@ def test_signals_of_one_name_arrive_once_each_in_order(lab):
         return [*got, await ctx.receive("n", int)]
 
     assert send(lab, flow, *[(at, "n", at) for at in (1, 2, 3, 15)]).value == [1, 2, 3, 15]
+
+
+def test_a_signal_that_was_read_before_the_run_took_it(lab, monkeypatch):
+    """Of two readings of the inbox, the answer to the first comes last: the run would receive the signal again."""
+    real, slow = mail.load_messages, []
+
+    async def load_messages(store, numbers):
+        found = await real(store, numbers)
+        if slow:
+            await asyncio.sleep(slow.pop())
+        return found
+
+    async def twice(ctx: Context) -> list[int]:
+        await ctx.step(asyncio.sleep, 5)
+        first = await ctx.receive("x", int)
+        await ctx.sleep(10)
+        await ctx.step(asyncio.sleep, 100)
+        return [first, await ctx.receive("x", int)]
+
+    async def main():
+        monkeypatch.setattr(mail, "load_messages", load_messages)
+        async with lab.worker(twice) as app:
+            await app.start("twice", id="r")
+            await asyncio.sleep(1)
+            slow.append(30)  # by then it has parked, has taken the signal, has slept, and is in its second step
+            await app.signal("r", "x", 1)
+            await asyncio.sleep(60)
+            await app.signal("r", "x", 2)
+            assert (await lab.ended(app, "r")).value == [1, 2]
+
+    lab.play(main)
 
 
 def test_only_the_first_signal_under_a_key_counts(lab):

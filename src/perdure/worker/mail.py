@@ -45,7 +45,9 @@ class Mail:
             self._tasks.spawn(self._fetch, list(driven))
 
     async def _fetch(self, numbers: list[int]) -> None:
-        for number, messages in (await load_messages(self._store, numbers)).items():
+        claims = {number: driver.run for number in numbers if (driver := self._drivers.get(number)) is not None}
+        for number, messages in (await load_messages(self._store, list(claims))).items():
             driver = self._drivers.get(number)
-            if driver is not None:
+            # If it was parked meanwhile and claimed again, it has all that there was then, or has taken it since.
+            if driver is not None and driver.run is claims[number]:
                 asyncio.get_running_loop().call_soon(driver.deliver, messages)
