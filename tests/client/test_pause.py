@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from perdure import Context
+from perdure.engine.writer import Writer
 from perdure.errors import IllegalMove, RunCancelled, RunFailed, RunFinished, RunNotFound, RunTimedOut
 from perdure.store.operation import Operation
 
@@ -231,6 +232,32 @@ def test_a_run_that_is_about_to_pause_can_be_cancelled(desk):
         with pytest.raises(RunCancelled):
             await run.result()
         assert desk.ran == {"clean up": 1}
+
+    desk.play(main, flow)
+
+
+def test_a_run_that_is_being_paused_can_be_cancelled(desk, monkeypatch):
+    """A request that is stored before the pause is, and after it was decided, would be heard when somebody resumes."""
+    real = Writer.send
+
+    def send(writer, record, written):
+        late = any(name == "pause_own" for name, _ in record.lines)
+        asyncio.get_running_loop().call_later(5 * late, real, writer, record, written)
+
+    async def flow(ctx: Context) -> None:
+        await ctx.step(asyncio.sleep, 5)
+        await ctx.step("hang", asyncio.Event().wait)
+
+    async def main(app):
+        monkeypatch.setattr(Writer, "send", send)
+        run = await app.start("flow", id="r")
+        await asyncio.sleep(1)
+        await app.client.pause("r")
+        await asyncio.sleep(6)
+        await app.cancel("r")
+        async with asyncio.timeout(60):
+            with pytest.raises(RunCancelled):
+                await run.result()
 
     desk.play(main, flow)
 

@@ -19,8 +19,8 @@ AFTER_DEATHS = {
 }  # fmt: skip
 """Committed only when workers have died before, which is how they have to die."""
 STEERING = (
-    "ask_pause", "clear_doomed", "copy_artifacts", "copy_entry", "doom", "drop_annotations", "drop_artifacts",
-    "drop_blob_refs", "drop_blobs", "drop_chunks", "drop_control", "drop_inbox", "drop_journal", "drop_keyed",
+    "ask_pause", "cancel_paused", "clear_doomed", "copy_artifacts", "copy_entry", "doom", "drop_annotations",
+    "drop_artifacts", "drop_blob_refs", "drop_blobs", "drop_chunks", "drop_control", "drop_inbox", "drop_journal", "drop_keyed",
     "drop_names", "drop_orphans", "drop_outbox", "drop_runs", "drop_streams", "drop_tags", "drop_taken",
     "drop_traces", "drop_usage", "forget_commands", "forget_names", "forget_workers", "fork_child", "guard",
     "guard_there", "guard_vacant", "note", "pause_idle", "pause_own", "recall", "rerun", "restore", "resume",

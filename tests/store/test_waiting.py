@@ -192,6 +192,20 @@ def test_pause_own_puts_the_run_aside_with_its_reason(db, row):
     assert (paused.reason, paused.epoch) == ('{"code": "divergence"}', row.epoch + 1)
 
 
+@pytest.mark.parametrize("heeded_at", [None, NOW + 1])
+@pytest.mark.parametrize("topic", ["control:cancel", "control:pause", None])
+def test_a_run_that_was_asked_to_end_does_not_rest_unless_it_would_in_vain(db, row, topic, heeded_at):
+    """Whoever has cancelled it would find it paused, and it would end only when somebody resumes it."""
+    if topic:
+        db.apply(line("send", run_id="a", topic=topic, key=None, data='""', now=NOW))
+    db.write(row, ("pause", "{}", heeded_at))
+    found = db.row("a")
+    ends = topic == "control:cancel" and heeded_at is not None
+    expected = ("cancelling", None, heeded_at) if ends else ("paused", "{}", None)
+    assert (found.status, found.reason, found.due_at) == expected
+    assert (found.owner, found.epoch) == (None, row.epoch + 1)
+
+
 def test_the_next_due_time_is_that_of_the_earliest_run_behind_now(db):
     """A worker would sleep past the next timer."""
     assert db.rows("next_due", NOW) == [(None, None, 0)]

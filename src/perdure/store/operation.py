@@ -109,6 +109,7 @@ ORDER = (
     "release",
     "pause_own",
     "note_pause",
+    "cancel_paused",
     "notify_parent",
     "wake",
     "wake_id",

@@ -68,10 +68,17 @@ class Record(Operation):
         """What the run did is undone from here on."""
         self.add("compensate", self.number, self.epoch)
 
-    def pause(self, reason: str) -> None:
-        """Put the run aside until an operator resumes it."""
+    def pause(self, reason: str, heeded_at: int | None = None) -> None:
+        """
+        Put the run aside until an operator resumes it.
+
+        Args:
+            heeded_at: Now, if it is to end instead should somebody have asked for that meanwhile; None if it cannot.
+        """
         self.add("pause_own", self.number, self.epoch, reason)
-        self.makes_due = self.makes_due or self.queued
+        if heeded_at is not None:
+            self.add("cancel_paused", self.number, self.epoch + 1, heeded_at)
+        self.makes_due = self.makes_due or self.queued or heeded_at is not None
 
     def release(self, now: int) -> None:
         """Give the run back, due now."""

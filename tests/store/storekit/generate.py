@@ -214,7 +214,7 @@ class Generator:
             record.release(self.now)
         elif way == "pause":
             add("paused", "", None)
-            record.pause(self.reason())
+            record.pause(self.reason(), self.chance.choice((None, self.now)))
         elif way == "give up":
             reason = self.reason()
             record.pause(reason)

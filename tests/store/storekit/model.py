@@ -405,6 +405,12 @@ class Model:
         if row := self.owned(run, epoch):
             self.change(row, status="paused", reason=reason, owner=None, due_at=None, waiting_for=None, epoch=epoch + 1)
 
+    def cancel_paused(self, run, epoch, now):
+        row = self.runs.get(run)
+        asked = any(found["topic"] == "control:cancel" for found in self.open_mail(run))
+        if row and asked and (row["epoch"], row["status"]) == (epoch, "paused"):
+            list(self._cancel([row], now))
+
     def _wake(self, row, topic, now):
         if not row or row["owner"] is not None or row["status"] not in AT_REST:
             return

@@ -155,8 +155,7 @@ where due_at is not null and slot = 0 and due_at <= :now order by due_at, number
 
 -- name: clear_suspicion(run, epoch)
 -- The run has made progress since its worker died.
-update perdure_runs set takeovers = 0
-where number = :run and epoch = :epoch and owner is not null;
+update perdure_runs set takeovers = 0 where number = :run and epoch = :epoch and owner is not null;
 
 -- name: forget(run, epoch, seq)
 -- What is still to be delivered to a sink stays until the next time.
@@ -181,6 +180,13 @@ update perdure_runs
 set status = 'paused', reason = :reason, owner = null, due_at = null, waiting_for = null, epoch = epoch + 1,
   slot = case slot when 2 then 1 else slot end
 where number = :run and epoch = :epoch and owner is not null;
+
+-- name: cancel_paused(run, epoch, now)
+-- With pause_own, and the epoch that it gives: a run that somebody asked to end meanwhile does not rest.
+update perdure_runs
+set status = 'cancelling', reason = null, due_at = :now, slot = case slot when 1 then 0 else slot end
+where number = :run and epoch = :epoch and status = 'paused'
+  and exists (select 1 from perdure_inbox i where i.run = :run and i.taken_seq is null and i.topic = 'control:cancel');
 
 -- name: notify_parent(tag, run, epoch, status, topic, now)
 -- The result itself stays in the child's row; the message says whose it is.
