@@ -2,7 +2,10 @@
 
 import asyncio
 
+import pytest
+
 from perdure import App
+from perdure.stream import tails as tails_module
 from perdure.stream.content import Content
 from perdure.stream.offset import cursor_after
 
@@ -93,6 +96,48 @@ def test_one_look_for_everybody_when_another_process_has_committed(file_place):
         for tail in tails:
             tail.cancel()
         await asyncio.gather(*tails, return_exceptions=True)
+
+    file_place.play(main)
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_commit_in_whatever_turn_of_the_loop_a_look_ends(file_place, monkeypatch, turns):
+    """What another process commits when a look has just ended would be seen after its next commit, or in an hour."""
+    monkeypatch.setattr(tails_module, "elapsed", lambda: 0.0)  # no pause behind a look
+
+    async def main(app, web):
+        stream, store = app.stream("s", int), app.client.store
+        await stream.create()
+        heard, rows, unseen = [], store.rows, [1]
+
+        async def follow():
+            async for item in stream.tail():
+                heard.append(item.value)
+
+        async def committed_behind(name, *parameters):
+            found = await rows(name, *parameters)
+            if name == "stream_heads" and unseen:
+                await other.stream("s", int).append(unseen.pop())
+                tell(turns)
+            return found
+
+        def tell(turns):
+            if turns:
+                asyncio.get_running_loop().call_soon(tell, turns - 1)
+            else:
+                store.changes.committed_elsewhere()
+
+        following = asyncio.ensure_future(follow())
+        await settled(app, 1)
+        store.changes.committed_elsewhere()
+        await asyncio.sleep(1)
+        async with file_place.app().connected() as other:
+            store.rows = committed_behind
+            store.changes.committed_elsewhere()
+            await asyncio.sleep(1)
+        assert heard == [1]
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
 
     file_place.play(main)
 

@@ -102,20 +102,20 @@ class Tails:
         self._again = True
         if self._looking is None:
             self._looking = asyncio.get_running_loop().create_task(self._look())
-            self._looking.add_done_callback(self._looked)
-
-    def _looked(self, _task: asyncio.Task[None]) -> None:
-        self._looking = None
 
     async def _look(self) -> None:
-        while self._again and self._waiting:
-            self._again, begun = False, elapsed()
-            try:
-                moved = await self._moved()
-            except StoreError:
-                moved = list(self._waiting)  # each sees for itself
-            self._wake(moved)
-            await asyncio.sleep((elapsed() - begun) * SHARE)
+        try:
+            while self._again and self._waiting:
+                self._again, begun = False, elapsed()
+                try:
+                    moved = await self._moved()
+                except StoreError:
+                    moved = list(self._waiting)  # each sees for itself
+                self._wake(moved)
+                await asyncio.sleep((elapsed() - begun) * SHARE)
+        finally:
+            # Here, and not when the task is done, which is a turn of the loop later: what comes then needs a new look.
+            self._looking = None
 
     async def _moved(self) -> list[int]:
         """Those that are waited for and not where they were at the last look."""
