@@ -321,6 +321,19 @@ def test_a_sink_that_hangs_has_failed(office):
     office.play(main)
 
 
+def test_a_sink_that_is_cancelled_by_itself_has_failed(office):
+    """The delivery would count as being made until the worker leaves, and nothing behind it be told."""
+
+    async def main():
+        (ledger := Ledger()).refuse["r"] = asyncio.CancelledError()
+        async with lives(office, ship, sinks={"s": (ledger, {})}) as app:
+            await app.start("ship", "o-1", id="r")
+            await asyncio.sleep(60)
+            assert (await app.client.dead_events("s"))[0].attempts == 3
+
+    office.play(main)
+
+
 def test_so_many_at_a_time(office):
     """A receiver would be flooded, or one slow event would hold up all others."""
 

@@ -223,9 +223,9 @@ def tell_end(  # noqa: PLR0917 - what there is to tell
         observer.step_ended(run, request, error, now)
 
 
-def own_signal(odd: BaseException) -> RecordedError:
+def own_signal(odd: BaseException, whose: str = "the step's own body") -> RecordedError:
     """An ordinary error for one that a body raised itself, and that would be taken for the engine's or asyncio's."""
-    return RecordedError(f"{type(odd).__module__}:{type(odd).__qualname__}", "raised by the step's own body", {})
+    return RecordedError(f"{type(odd).__module__}:{type(odd).__qualname__}", f"raised by {whose}", {})
 
 
 def plain_call(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:

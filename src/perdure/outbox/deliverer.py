@@ -15,7 +15,7 @@ from perdure import ids
 from perdure.clock import SECOND, micros
 from perdure.codec.failure import message_of
 from perdure.codec.payload import Payloads
-from perdure.engine.attempt import plain_call
+from perdure.engine.attempt import own_signal, plain_call
 from perdure.errors import PerdureError, StoreError
 from perdure.model.event import Event
 from perdure.model.sink import Sink
@@ -237,6 +237,10 @@ class _Delivery:
                     answer = await loop.run_in_executor(threads, plain_call, self._sink.target, event)
                     if inspect.isawaitable(answer):  # such as a wrapper of a coroutine function gives
                         await answer
+        except asyncio.CancelledError as odd:  # ours when the worker leaves; else the delivery would be nobody's
+            if (current := asyncio.current_task()) is not None and current.cancelling():
+                raise
+            return own_signal(odd, "the sink")
         except Exception as error:  # noqa: BLE001 - a sink is a user's code, and whatever it raises is a failed delivery
             return error
         self._told["delivered"] += 1
