@@ -8,6 +8,7 @@ import pytest
 
 from perdure import App, LeaseLost, run_durable
 from perdure.durable import opened
+from perdure.engine.writer import Writer
 
 
 def test_a_lost_lease_cancels_the_body_and_tells_the_caller(shared):
@@ -178,5 +179,33 @@ def test_a_caller_that_leaves_while_it_claims_leaves_nothing_behind(place):
                 row = await app.client.row(f"r{turns}")
                 assert row.finished or row.owner is None
                 assert (await run_durable(f"r{turns}", work, store=app, wait=5)).result == "a"
+
+    place.play(main)
+
+
+def test_a_caller_that_leaves_while_its_run_is_parked_takes_its_function_along(place, monkeypatch):
+    """The next call on the run would go on with the function of the caller that has left."""
+    real = Writer.send
+
+    def send(writer, record, written):
+        late = any(name == "park" for name, _ in record.lines)
+        asyncio.get_running_loop().call_later(5 * late, real, writer, record, written)
+
+    async def main():
+        monkeypatch.setattr(Writer, "send", send)
+        async with place.app(cached_runs=10) as app:
+            for caller in "ab":
+
+                async def work(ctx, caller=caller):
+                    await ctx.sleep(100)
+                    return caller
+
+                call = asyncio.create_task(run_durable("r", work, store=app))
+                await asyncio.sleep(2)
+                if caller == "a":
+                    call.cancel()
+                    await asyncio.gather(call, return_exceptions=True)
+                    await asyncio.sleep(10)
+            assert (await call).result == "b"
 
     place.play(main)

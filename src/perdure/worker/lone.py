@@ -105,11 +105,14 @@ class LoneRuns:
         return json.dumps(wanted) if wanted else ""
 
     def left(self, driver: Driver) -> None:
-        """Tell the caller that this driver has given its run up."""
+        """Tell the caller that this driver has given its run up; what nobody lends any more does not stay parked."""
         if driver.run.workflow == LONE:
             lone = self._runs.get(driver.run.id)
             if lone is not None and lone.workflow is driver.workflow:
                 lone.told(driver.how, driver.error)
+            elif self._parked.pop(driver.run.number, None) is not None:
+                # Its caller has taken the function back while it was being parked.
+                driver.evict()
 
     def leave(self) -> None:
         """The worker stops: tell all who still wait."""
