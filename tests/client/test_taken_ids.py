@@ -68,3 +68,22 @@ def test_the_worker_dies_before_the_parent_knows(desk, mine, result):
             assert found == [result] * len(found)
 
     desk.play(main, flow, other, healthy=False)
+
+
+@pytest.mark.parametrize("cached", [0, 10])
+def test_an_id_that_perdure_has_made_up(desk, cached):
+    """A parent that was parked with its child's start would wait for ever, as nobody told it whose the child is."""
+
+    async def flow(ctx: Context) -> str:
+        try:
+            return await ctx.call("other")
+        except StartConflict as error:
+            return f"{error.run_id} is taken"
+
+    async def main(app):
+        await app.start("other", id="p/other")
+        run = await app.start("flow", id="p")
+        async with asyncio.timeout(10):
+            assert await run.result() == "p/other is taken"
+
+    desk.play(main, flow, other, cached_runs=cached)

@@ -94,7 +94,7 @@ def child_end(message: Message, child_id: str, payloads: Payloads) -> tuple[Kind
     if message.status == Status.COMPLETED:
         data = message.output or "null"
         return Kind.CHILD_COMPLETED, data, payloads.open(data)
-    data = message.error or "null"
+    data = message.error or message.data or "null"  # of its own when its start was refused, see `look_at_taken`
     return Kind.CHILD_FAILED, data, child_failure(child_id, decode_error(payloads.open(data)))
 
 

@@ -13,12 +13,13 @@ from perdure.model.run import Message
 from perdure.model.status import Status
 from perdure.model.version import unpin
 from perdure.store.load import find_run
+from perdure.store.operation import Operation
 from perdure.store.store import Store
 
 
 async def look_at_taken(store: Store, driver: Driver, child: ChildStart) -> None:
     """
-    Look who has the child's id, and tell `driver.child_taken`.
+    Look who has the child's id, and tell `driver.child_taken`; or leave its run a message, if that is not driven now.
 
     Raises:
         StoreError: The store cannot say now, and may be asked again.
@@ -26,12 +27,24 @@ async def look_at_taken(store: Store, driver: Driver, child: ChildStart) -> None
     loop = asyncio.get_running_loop()
     try:
         message = await end_of_taken(store, driver.run.number, child)
+        # Who replays the run looks again at ids that it has chosen, see `doubtful`; its own are hardly ever taken.
+        if message is not None and message.child_id is None and not child.chosen and driver.state != "driving":
+            await store.apply(_letter(driver.run.id, message, store.clock.now()))
+            message = None
     except Exception as error:
         if isinstance(error, StoreError) and error.retryable:
             raise
         loop.call_soon(driver.crash, error)
     else:
         loop.call_soon(driver.child_taken, message)
+
+
+def _letter(run_id: str, message: Message, now: int) -> Operation:
+    """The refusal of a child's start, for the inbox of its parent."""
+    operation = Operation(makes_due=True)
+    operation.add("send", run_id, message.topic, None, message.error, now)
+    operation.add("wake_id", run_id, message.topic, now)
+    return operation
 
 
 async def end_of_taken(store: Store, parent: int, child: ChildStart) -> Message | None:
