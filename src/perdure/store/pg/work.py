@@ -67,9 +67,12 @@ def work(operations: Iterable[list[Line]], *, locking: bool = True) -> str:
     return json.dumps(found)
 
 
+_READER = json.JSONDecoder(object_pairs_hook=lambda pairs: [value for _, value in pairs])
+
+
 def answered(answer: str | None) -> list[Any]:
     """The rows of an answer, in which each is an object whose names do not count and may come twice."""
-    return json.loads(answer, object_pairs_hook=lambda pairs: [value for _, value in pairs]) if answer else []
+    return _READER.decode(answer) if answer and answer != "[]" else []
 
 
 def tuples(answer: str | None) -> list[Row]:
