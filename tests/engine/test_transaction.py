@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from postgreskit.server import ON_POSTGRES
 
 from perdure import AsyncTransaction, Context, RecordedError, Retry, Terminal, Transaction, current_step
@@ -275,6 +276,36 @@ def test_a_coroutine_function_that_waits(lab):
     else:
         assert "await nothing but its transaction" in ended.value
         assert rows == [100, 0]
+
+
+@pytest.mark.skipif(not ON_POSTGRES, reason="on SQLite a function has the file for itself, and may await nothing else")
+def test_operators_and_other_runs_do_not_wait_for_functions(lab):
+    """Behind an operator's command, which waited for one of the few connections for functions, all commits would."""
+
+    async def long(tx: AsyncTransaction) -> None:
+        for _ in range(60):
+            await asyncio.sleep(1)
+            await tx.execute("select 1")
+
+    async def busy(ctx: Context) -> None:
+        await ctx.transaction(long)
+
+    async def waiting(ctx: Context) -> None:
+        await ctx.receive("never")
+
+    async def main():
+        async with lab.worker(busy, waiting) as app:
+            await app.start("waiting", id="r")
+            await lab.until(app, "r", "waiting")
+            for _ in range(5):
+                await app.start("busy")
+            await asyncio.sleep(1)
+            await app.client.pause("r")
+            await app.start("waiting", id="next")
+            await lab.until(app, "next", "waiting")
+            assert lab.seconds() < 10
+
+    lab.play(main)
 
 
 def test_what_cannot_be_a_transaction(lab):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from contextlib import nullcontext
 
 import asyncpg
 
@@ -12,7 +13,7 @@ from perdure import ids
 from perdure.clock import Clock, standing_still
 from perdure.errors import StoreError
 from perdure.store.batch import Probe
-from perdure.store.operation import Operation, Outcome, Row
+from perdure.store.operation import Guarded, Operation, Outcome, Row
 from perdure.store.pg.address import Address
 from perdure.store.pg.dialect import within
 from perdure.store.pg.errors import FAILURES, mapped
@@ -22,7 +23,7 @@ from perdure.store.pg.transaction import Theirs, run_body
 from perdure.store.pg.work import tuples, work
 
 MOST = 4
-"""Functions that run at a time; more wait for a connection."""
+"""Functions that run at a time; more wait for a connection. The writer may have one of its own."""
 
 
 class Lane:
@@ -74,7 +75,9 @@ class Transactor:
         Returns:
             Its rows; or what its function raised, or what kept it from being stored. Then nothing of it was.
         """
-        async with self._room:
+        # What follows behind guards is a part of the writer's batch, which would keep all waiting for the functions.
+        room = nullcontext() if isinstance(operation.body, Guarded) else self._room
+        async with room:
             if self._probe:
                 self._probe("before_commit", [operation])
             lane = self._lane()
