@@ -45,7 +45,8 @@ def test_a_lost_lease_cancels_the_body_and_tells_the_caller(shared):
             assert (ended.status, ended.epoch > row.epoch) == ("completed", True)
             # Nothing of the first one has come to the journal, and it may call again.
             assert (await run_durable("r", work, store=one)).result == "done"
-        assert seen == ["begun", "cancelled", "begun"]
+        # Both look for the dead at the same time, and either may be the quicker.
+        assert sorted(seen) == ["begun", "begun", "cancelled"]
         assert shared.ran == {"a": 1}
 
     shared.play(main)
