@@ -308,6 +308,54 @@ def test_operators_and_other_runs_do_not_wait_for_functions(lab):
     lab.play(main)
 
 
+@pytest.mark.skipif(not ON_POSTGRES, reason="on SQLite a function has the file for itself, and may await nothing else")
+@pytest.mark.parametrize("what", ["signal", "cancel", "annotate"])
+def test_who_has_a_message_for_a_run_does_not_wait_for_its_function(lab, what):
+    """The writer's batch would wait for the run's row, and with it all commits of the process."""
+    tries = []
+
+    async def long(tx: AsyncTransaction) -> str:
+        tries.append(lab.seconds())
+        for _ in range(6):
+            await asyncio.sleep(5)
+            await tx.execute("insert into tally values (1)")
+        return "done"
+
+    async def busy(ctx: Context) -> str:
+        done = await ctx.transaction(long)
+        return done + await ctx.receive("more", str)
+
+    async def idle(ctx: Context) -> None:
+        await ctx.sleep(1)
+
+    async def main():
+        async with lab.worker(busy, idle) as app:
+            await lab.spoil(app, "create table tally (n integer)")
+            run = await app.start("busy", id="r")
+            await asyncio.sleep(2)
+            if what == "signal":
+                await run.signal("more", " and more")
+            elif what == "cancel":
+                await app.cancel("r")
+            else:
+                await run.annotate("key", "value")
+            await (await app.start("idle")).result()
+            assert lab.seconds() < 10
+            if what == "annotate":
+                await run.signal("more", " and more")
+            ended = await lab.ended(app, "r")
+            rows = await lab.sql(app, "select count(*) from tally")
+        return ended, rows
+
+    ended, rows = lab.play(main)
+    if what == "cancel":
+        # The function had begun, and its rows are there with its outcome, or neither.
+        assert ended.status == "cancelled"
+        assert rows == [(6 * len(ended.keys("step_completed")),)]
+    else:
+        assert (ended.value, rows, len(tries)) == ("done and more", [(6,)], 1)
+
+
 def test_what_cannot_be_a_transaction(lab):
     """SQL that ends the transaction would commit half of something."""
 

@@ -120,11 +120,15 @@ class Transactor:
                 await connection.execute(f"set local idle_in_transaction_session_timeout = '{idle()}'")
             if not await connection.fetchval(self._mark, lane.name, lane.batch, self._clock.now()):
                 return tuples(await connection.fetchval(self._answer, lane.name))
-            rows = tuples(await connection.fetchval(self._run, work([operation.lines])))
+            ours = isinstance(operation.body, Guarded)
+            rows = tuples(await connection.fetchval(self._run, work([operation.lines], locking=ours)))
         if not any(row[0] == "stale" for row in rows):
             lines = await run_body(operation, connection, self._clock)
+            # The run's row is locked now only, or whoever has a message for it would wait for a user's function, and
+            # everybody for their batch. If the row has changed since, this fails and all is done again.
+            last = lines if ours else [*operation.lines, *lines]
             with standing_still(self._clock):
-                rows += tuples(await connection.fetchval(self._run, work([lines])))
+                rows += tuples(await connection.fetchval(self._run, work([last])))
         with standing_still(self._clock):
             await connection.execute(self._keep, lane.name, json.dumps([[0, *row] for row in rows]))
         return rows
