@@ -58,3 +58,29 @@ def test_a_run_that_is_parked_without_a_cache_goes_quietly(lab, caplog):
 
     lab.play(main)
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_a_run_is_put_aside_without_a_look_at_all_tasks_of_the_process(lab, monkeypatch):
+    """With 100,000 sleeping runs a worker would look through as many tasks for each that it no longer keeps."""
+
+    async def parallel(ctx: Context) -> list:
+        await asyncio.gather(*[ctx.step(step, i) for i in range(2)], ctx.sleep(100))
+        raise ValueError("undo")
+
+    async def undone(ctx: Context) -> None:
+        await ctx.step("do", lambda: 1, compensate=lambda: 2)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ctx.sleep(1000))
+            await ctx.sleep(1)
+            raise ValueError("undo")
+
+    def all_tasks(*_):
+        raise AssertionError("looked at")
+
+    async def main():
+        async with lab.worker(parallel, undone, many_things, cached_runs=1) as app:
+            monkeypatch.setattr(asyncio, "all_tasks", all_tasks)
+            runs = [await app.start("parallel"), await app.start("undone"), await app.start("many_things", 3)]
+            return [(await lab.ended(app, run.id)).status for run in runs]
+
+    assert lab.play(main) == ["failed", "failed", "completed"]

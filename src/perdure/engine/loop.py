@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVarTuple
+from weakref import WeakSet
 
 from perdure.errors import BlockingCall, EngineSignal
 
@@ -145,7 +146,6 @@ class PrivateLoop(asyncio.AbstractEventLoop):
         prefix: What all keys of the run begin with.
 
     Attributes:
-        tasks: How many were made so far.
         quiet: The run goes on elsewhere, where errors may still be looked at; here nothing is said about them.
     """
 
@@ -156,7 +156,7 @@ class PrivateLoop(asyncio.AbstractEventLoop):
         self._root = Branch(prefix)
         self._closed = False
         self.quiet = False
-        self.tasks = 0
+        self._beside: WeakSet[RunTask] | None = None
 
     def run_to_rest(self) -> None:
         """Run everything that is ready, until nothing is."""
@@ -244,7 +244,11 @@ class PrivateLoop(asyncio.AbstractEventLoop):
         current = asyncio.current_task(self)
         parent = current.branch if isinstance(current, RunTask) else self._root
         parent.tasks += 1
-        return self._task(coro, Branch(f"{parent.prefix}~{parent.tasks}/"), name, context)
+        task = self._task(coro, Branch(f"{parent.prefix}~{parent.tasks}/"), name, context)
+        if self._beside is None:
+            self._beside = WeakSet()
+        self._beside.add(task)
+        return task
 
     def create_main(self, coro: Coroutine[Any, Any, Any]) -> RunTask:
         """The workflow function's own task, in the branch without a prefix."""
@@ -252,11 +256,19 @@ class PrivateLoop(asyncio.AbstractEventLoop):
 
     def _task(self, coro: Any, branch: Branch, name: str | None, context: contextvars.Context | None) -> RunTask:
         self._order += 1
-        self.tasks += 1
         # A name saves asyncio from making one up.
         return RunTask(
             coro, order=self._order, branch=branch, loop=self, name=name or branch.prefix or "main", context=context
         )
+
+    @property
+    def beside(self) -> list[RunTask]:
+        """
+        The tasks beside the main one that are not done, in the order in which they were made.
+
+        asyncio.all_tasks would look through all tasks of the process, of which a worker has one per parked run.
+        """
+        return sorted((task for task in self._beside or () if not task.done()), key=lambda task: task.order)
 
     def is_running(self) -> bool:
         """Always, for those who ask from inside."""

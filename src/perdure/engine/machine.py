@@ -249,10 +249,10 @@ class Machine:
         self._over = why
         self.when_done = None  # it leads back here, and so would keep the machine in memory until a collection
         self.loop.quiet = why == EVICTED
-        # Looking for tasks costs time in proportion to all tasks of the process.
-        alone = self.loop.tasks <= 1 and self.done
-        for _ in range(0 if alone else CLOSING_ROUNDS):
-            tasks = [task for task in asyncio.all_tasks(self.loop) if not task.done()]
+        for _ in range(CLOSING_ROUNDS):
+            tasks = self.loop.beside
+            if self.main is not None and not self.main.done():
+                tasks.insert(0, self.main)
             if not tasks:
                 break
             for task in tasks:

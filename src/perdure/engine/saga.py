@@ -19,7 +19,7 @@ from perdure.codec.canonical import fingerprint
 from perdure.codec.failure import message_of
 from perdure.engine.child import Child
 from perdure.engine.definition import Registry, Step, StepOptions, WorkflowOptions
-from perdure.engine.loop import RunFuture, RunTask
+from perdure.engine.loop import RunFuture
 from perdure.engine.machine import Machine
 from perdure.engine.outcome import cancel_request
 from perdure.engine.request import StepRequest
@@ -147,9 +147,7 @@ class Saga:
 
     async def _come_to_rest(self) -> None:
         """Nothing else of the workflow may go on: its other tasks end, and what has a compensation has its outcome."""
-        main = self._machine.main
-        others = [task for task in asyncio.all_tasks(self._machine.loop) if task is not main]
-        others.sort(key=lambda task: task.order if isinstance(task, RunTask) else 0)
+        others = self._machine.loop.beside
         for task in others:
             task.cancel()
         if others:
