@@ -193,6 +193,20 @@ def test_an_index_is_used_by_those_it_names(plans, index, user):
     assert index in used(plan), plan
 
 
+@pytest.mark.parametrize(
+    "name",
+    [name for name in STATEMENTS if name not in OVERVIEWS | {"queue_counts"} and not name.startswith("ill_")],
+)
+def test_a_run_that_is_named_is_not_looked_for_among_others(plans, name):
+    """
+    A commit of 1,000 runs would look through the 1,000 owned runs for each of them.
+
+    Nobody owned a run when the statistics were made, so an index of what is rare looks like the shortest way.
+    """
+    indexes = {index for index in used(plans.statement(name)) if index in INDEXES and index.startswith("perdure_runs_")}
+    assert {index for index in indexes if name not in INDEXES[index]} == set()
+
+
 @pytest.mark.parametrize("name", LISTS)
 def test_a_filtered_list_does_not_walk_through_all_runs(plans, name):
     """A list of a few runs would read them all."""

@@ -6,16 +6,16 @@ select count(*) over (), id from perdure_runs where status = 'running' and owner
 order by number limit :most;
 
 -- name: ill_owned_idle(most)
-select count(*) over (), id from perdure_runs where status in ('queued', 'waiting', 'paused') and owner is not null
+select count(*) over (), id from perdure_runs where status in ('queued', 'waiting', 'paused') and owner > 0
 order by number limit :most;
 
 -- name: ill_owner_unknown(most)
 select count(*) over (), r.id from perdure_runs r
-where r.owner is not null and not exists (select 1 from perdure_workers w where w.number = r.owner)
+where r.owner > 0 and not exists (select 1 from perdure_workers w where w.number = r.owner)
 order by r.number limit :most;
 
 -- name: ill_owner_gone(now, most)
-select count(*) over (), r.id from perdure_runs r join perdure_workers w on w.number = r.owner
+select count(*) over (), r.id from perdure_runs r join perdure_workers w on w.number = r.owner and r.owner > 0
 where w.state <> 'alive' or w.lease_until < :now
 order by r.number limit :most;
 

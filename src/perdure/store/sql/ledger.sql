@@ -30,13 +30,14 @@ from perdure_runs where id = :id and seed = :seed
 on conflict (run, key, dedupe) do nothing;
 
 -- name: annotate_child(run, epoch, id, key, value, payload, actor, actor_kind, actor_version, scope, scope_id, dedupe, now)
--- By its parent, with its start.
+-- By its parent, with its start. (+ 0: by its id, and not among all children.)
 insert into perdure_annotations (
   run, key, value, payload, actor, actor_kind, actor_version, scope, scope_id, generation, dedupe, at
 )
 select c.number, :key, :value, :payload, :actor, :actor_kind, :actor_version, :scope, :scope_id, c.generation, :dedupe,
   :now
-from perdure_runs p join perdure_runs c on c.parent = p.number and c.id = :id and c.epoch = 0 and c.started_at is null
+from perdure_runs p
+join perdure_runs c on c.id = :id and c.parent + 0 = p.number and c.epoch = 0 and c.started_at is null
 where p.number = :run and p.epoch = :epoch and p.owner is not null
 on conflict (run, key, dedupe) do nothing;
 

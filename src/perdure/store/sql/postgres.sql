@@ -90,7 +90,7 @@ where number = any (array(
       select s.number from perdure_runs s
       where s.due_at is not null and s.slot = 0 and s.due_at <= :now and s.takeovers >= 2
         and jsonb_exists(:workflows::jsonb, s.workflow)
-        and not exists (select 1 from perdure_runs o where o.owner = :worker and o.takeovers >= 2)
+        and not exists (select 1 from perdure_runs o where o.owner = :worker and o.owner > 0 and o.takeovers >= 2)
       order by s.takeovers, s.due_at, s.number limit 1
     ))
   order by due_at, number
@@ -116,7 +116,7 @@ order by due_at, number limit 1;
 -- What a step has emitted is no progress, as its next attempt begins with nothing.
 _numbers := array(
   select number from perdure_runs
-  where owner is not null
+  where owner > 0
     and owner not in (select w.number from perdure_workers w where w.state = 'alive' and w.lease_until >= :now)
   order by number for no key update skip locked
 );

@@ -18,14 +18,14 @@ where number = any (array(
       select s.number from perdure_runs s
       where s.queue = :queue and s.slot = 2 and s.slot > 0 and s.due_at is not null and s.due_at <= :now
         and s.takeovers >= 2 and jsonb_exists(:workflows::jsonb, s.workflow)
-        and not exists (select 1 from perdure_runs o where o.owner = :worker and o.takeovers >= 2)
+        and not exists (select 1 from perdure_runs o where o.owner = :worker and o.owner > 0 and o.takeovers >= 2)
       order by s.takeovers, s.due_at, s.number limit 1
     ))
   order by due_at, number
   limit greatest(0, least(
-    :most, :top - (select count(*) from perdure_runs o where o.owner = :worker),
+    :most, :top - (select count(*) from perdure_runs o where o.owner = :worker and o.owner > 0),
     coalesce((select q.per_worker from perdure_queues q where q.name = :queue)
-      - (select count(*) from perdure_runs o where o.owner = :worker and o.queue = :queue), :most)
+      - (select count(*) from perdure_runs o where o.owner = :worker and o.owner > 0 and o.queue = :queue), :most)
   ))
   for no key update skip locked
 ))
@@ -57,9 +57,11 @@ select served, cursor, per_key, room, room + case
 into _q
 from (
   select served, cursor, per_key, held, least(
-    :most, :top - (select count(*) from perdure_runs o where o.owner = :worker),
+    :most, :top - (select count(*) from perdure_runs o where o.owner = :worker and o.owner > 0),
     coalesce(concurrency - held, :most),
-    coalesce(per_worker - (select count(*) from perdure_runs o where o.owner = :worker and o.queue = :queue), :most),
+    coalesce(per_worker - (
+      select count(*) from perdure_runs o where o.owner = :worker and o.owner > 0 and o.queue = :queue
+    ), :most),
     coalesce((select min(r.most - coalesce((
         select sum(s.used)::bigint from perdure_spent s
         where s.queue = :queue and s.place = r.place and s.key = '' and s.until > :now

@@ -198,7 +198,7 @@ select
   (select count(*) from perdure_runs r where r.queue = :queue and r.rank is not null),
   (select count(*) from perdure_runs r where r.queue = :queue and r.slot = 1 and r.slot > 0 and r.due_at > :now),
   (select count(*) from perdure_runs r where r.queue = :queue and r.slot = 2 and r.finished_at is null),
-  (select count(*) from perdure_runs r where r.queue = :queue and r.owner is not null),
+  (select count(*) from perdure_runs r where r.queue = :queue and r.owner > 0),
   (select count(*) from perdure_runs r
    where r.queue = :queue and r.queue_key = :key and r.slot = 2 and r.finished_at is null);
 
@@ -223,7 +223,7 @@ where r.queue = :queue and r.queue_key = :key and r.rank is not null
 
 -- name: owned_in_queue(queue, now)
 -- How many runs of a queue each live worker drives.
-select w.workflows, (select count(*) from perdure_runs r where r.owner = w.number and r.queue = :queue)
+select w.workflows, (select count(*) from perdure_runs r where r.owner = w.number and r.owner > 0 and r.queue = :queue)
 from perdure_workers w where w.state = 'alive' and w.lease_until >= :now;
 
 -- name: dead_letters(queue, after, most)

@@ -1,6 +1,7 @@
 -- Statements that every database takes as written.
 -- Heading: -- name: statement(parameters in their order).  A first parameter `tag` is the runner's: rows
 -- that a statement returns begin with it, so that a batch's rows find the operation they belong to.
+-- `status || ''` keeps Postgres from looking for a run among all of its status, which its statistics may know as few.
 
 -- name: guard(tag, id, epoch, status)
 -- A row comes back, and the operation ends there, when the run is no longer as the caller has seen it.
@@ -185,7 +186,7 @@ where number = :run and epoch = :epoch and owner is not null;
 -- With pause_own, and the epoch that it gives: a run that somebody asked to end meanwhile does not rest.
 update perdure_runs
 set status = 'cancelling', reason = null, due_at = :now, slot = case slot when 1 then 0 else slot end
-where number = :run and epoch = :epoch and status = 'paused'
+where number = :run and epoch = :epoch and status || '' = 'paused'
   and exists (select 1 from perdure_inbox i where i.run = :run and i.taken_seq is null and i.topic = 'control:cancel');
 
 -- name: notify_parent(tag, run, epoch, status, topic, now)
@@ -217,7 +218,7 @@ returning :tag, 'paused', number;
 insert into perdure_inbox (run, topic, data, sent_at)
 select number, 'control:pause', :data, :now
 from perdure_runs
-where id = :id and owner is not null and status = 'running'
+where id = :id and owner is not null and status || '' = 'running'
 returning :tag, 'asked', run;
 
 -- name: note(id, epoch, kind, data, now)
@@ -234,7 +235,7 @@ insert into perdure_journal (run, seq, kind, key, at, data)
 select number, (select coalesce(max(j.seq), 0) + 1 from perdure_journal j where j.run = r.number), 'paused', '',
   :now, :data
 from perdure_runs r
-where number = :run and epoch = :epoch and owner is null and status = 'paused' and coalesce(
+where number = :run and epoch = :epoch and owner is null and status || '' = 'paused' and coalesce(
   (select j.kind from perdure_journal j where j.run = r.number order by j.seq desc limit 1), ''
 ) <> 'paused';
 
@@ -259,7 +260,7 @@ where id = :id and epoch = :epoch and owner is null;
 -- name: resume(tag, id, epoch, now)
 update perdure_runs
 set status = 'queued', reason = null, due_at = :now, epoch = epoch + 1, takeovers = 0
-where id = :id and epoch = :epoch and status = 'paused'
+where id = :id and epoch = :epoch and status || '' = 'paused'
 returning :tag, 'resumed', number;
 
 -- name: rerun(tag, id, epoch, now)
@@ -344,7 +345,7 @@ returning :tag, 'chore';
 -- name: forget_workers(before)
 delete from perdure_workers
 where state <> 'alive' and lease_until < :before
-  and not exists (select 1 from perdure_runs r where r.owner = perdure_workers.number);
+  and not exists (select 1 from perdure_runs r where r.owner = perdure_workers.number and r.owner > 0);
 
 -- ------------------------------------------------------------------------------------------ reading
 
@@ -367,7 +368,7 @@ where run = :run and key is not null and taken_seq > :seq;
 
 -- name: workers()
 select number, id, host, place, pid, workflows, state, started_at, heartbeat_at, lease_until,
-  (select count(*) from perdure_runs r where r.owner = w.number)
+  (select count(*) from perdure_runs r where r.owner = w.number and r.owner > 0)
 from perdure_workers w order by number;
 
 -- name: known_workflows(now)
@@ -376,13 +377,13 @@ select workflows from perdure_workers where state = 'alive' and lease_until >= :
 -- name: suspects()
 -- Workers that count as alive, or own runs or deliveries though they do not, even if they have been forgotten.
 select number, place, pid, state, lease_until from perdure_workers w
-where state = 'alive' or exists (select 1 from perdure_runs r where r.owner = w.number)
+where state = 'alive' or exists (select 1 from perdure_runs r where r.owner = w.number and r.owner > 0)
 union
 select w.number, w.place, w.pid, w.state, w.lease_until
 from (select distinct owner from perdure_outbox where owner is not null) o join perdure_workers w on w.number = o.owner
 union
 select distinct owner, '', 0, 'unknown', 0 from perdure_runs r
-where owner is not null and not exists (select 1 from perdure_workers w where w.number = r.owner)
+where owner > 0 and not exists (select 1 from perdure_workers w where w.number = r.owner)
 union
 select distinct owner, '', 0, 'unknown', 0 from perdure_outbox o
 where owner is not null and not exists (select 1 from perdure_workers w where w.number = o.owner)

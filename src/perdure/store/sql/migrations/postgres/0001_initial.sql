@@ -76,10 +76,12 @@ create table perdure_runs (
   check (owner is null or due_at is null),
   check (rank is null or (slot = 1 and owner is null and due_at is null))
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05);
--- claim, next_due: the runs that are due and need no queue's leave
+-- claim, any_due, due_now, backlog, next_due: the runs that are due and need no queue's leave
 create index perdure_runs_due on perdure_runs (due_at, number) where due_at is not null and slot = 0;
--- expire_runs, suspects, workers, claim_held, claim_line: the runs of one worker
-create index perdure_runs_owner on perdure_runs (owner, queue) where owner is not null;
+-- Not "is not null", as every fence says that of the run that it names: from statistics of a quiet hour Postgres would
+-- take this for the shortest way to that run, and look through all that are owned.
+-- expire_runs, suspects, workers, claim, claim_held, claim_line, owned_in_queue, forget_workers: the runs of one worker
+create index perdure_runs_owner on perdure_runs (owner, queue) where owner > 0;
 -- line_up, claim_held, next_due: the runs of a queue that are due, with a slot and without
 create index perdure_runs_queue_due on perdure_runs (queue, slot, due_at) where due_at is not null and slot > 0;
 -- claim_line, next_due, place_in_line: who stands in line, key by key
@@ -88,11 +90,11 @@ create index perdure_runs_line on perdure_runs (queue, queue_key, rank, number, 
 create index perdure_runs_slots on perdure_runs (queue, queue_key) where slot = 2 and finished_at is null;
 -- remove_queue, dead_letters, dead_count: the runs of a queue, by status
 create index perdure_runs_queue on perdure_runs (queue, status, number) where queue is not null;
--- counts, list by status: the runs of one status
+-- counts, note_poison, list by status: the runs of one status
 create index perdure_runs_status on perdure_runs (status, number);
 -- list by workflow: the runs of one workflow
 create index perdure_runs_workflow on perdure_runs (workflow, number);
--- ask_children, cancel_children, doom, list by parent: the children of one run
+-- ask_children, cancel_children, usage_of, doom, list by parent: the children of one run
 create index perdure_runs_parent on perdure_runs (parent, number) where parent is not null;
 -- doom: whether a tree still has unfinished runs
 create index perdure_runs_root on perdure_runs (root) where root is not null and finished_at is null;
