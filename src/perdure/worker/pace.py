@@ -11,17 +11,17 @@ from perdure.clock import SECOND, Clock
 MOST_PER_CLAIM = 500
 FIRST_SHARE = 8
 """What the first of several workers takes at once; it doubles with each claim that finds as many."""
-STAGGER_S = 0.002
-"""How far apart workers look, on average, when all of them hear of the same commit: about as long as a claim takes."""
+STAGGER_S = 0.003
+"""How far apart workers look when all of them hear of the same commit: about as long as a claim takes."""
 
 
 class Pace:
     """
     When a worker that hears of another process's commit looks, and how many runs it claims.
 
-    All workers hear of it. If each claimed at once, all but one would wait for the quickest, for nothing. So each waits
-    for a random part of a time that grows with their number, which keeps the rate at which they look the same. A worker
-    that is alone does not wait.
+    All workers hear of it. If each claimed at once, all but one would wait for the quickest, for nothing. So each draws
+    one of as many turns as there are workers, which keeps the rate at which they look the same; most often somebody
+    draws the first, which is now.
 
     Args:
         look: Claims.
@@ -57,8 +57,8 @@ class Pace:
         if not elsewhere or self._clock.virtual:
             self._look()
         elif self._timer is None:
-            wait = ids.jitter() * STAGGER_S * self.others
-            self._timer = asyncio.get_running_loop().call_later(wait, self._wake)
+            turn = int(ids.jitter() * (self.others + 1))
+            self._timer = asyncio.get_running_loop().call_later(turn * STAGGER_S, self._wake)
 
     def look_at(self, at: int) -> None:
         """
