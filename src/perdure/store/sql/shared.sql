@@ -1,7 +1,6 @@
 -- Statements that every database takes as written.
--- Heading: -- name: statement(parameters in their order).  A first parameter `tag` is the runner's: rows
--- that a statement returns begin with it, so that a batch's rows find the operation they belong to.
--- `status || ''` keeps Postgres from looking for a run among all of its status, which its statistics may know as few.
+-- Heading: -- name: statement(parameters).  A first parameter `tag` is the runner's: rows that a statement returns begin
+-- with it, so that they find their operation. (`status || ''`: Postgres shall not look a run up among all of its status.)
 
 -- name: guard(tag, id, epoch, status)
 -- A row comes back, and the operation ends there, when the run is no longer as the caller has seen it.
