@@ -10,7 +10,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from storekit.database import Database, line, start
+from storekit.database import ALL, Database, line, start
 from storekit.kinds import NOW, SqliteFile, SqliteMemory, StillClock
 
 from perdure.clock import SystemClock
@@ -29,6 +29,7 @@ from perdure.model.limits import Limits
 from perdure.store import sqlite
 from perdure.store.operation import Operation
 from perdure.store.sqlite import SqliteStore
+from perdure.worker.claims import claiming
 
 NOBODY = 65534
 
@@ -560,3 +561,17 @@ def test_the_heartbeat_has_a_connection_of_its_own(tmp_path):
         assert not pulse.beat(number, NOW + 2, NOW + 19)
         pulse.close()
         database.close()
+
+
+def test_a_claim_that_finds_nothing_waits_for_nobody(tmp_path):
+    """Of several processes on a file, each idle one would take the writer's lock whenever another has committed."""
+    database = Database(SqliteFile(tmp_path))
+    worker = database.worker()
+    asked = claiming(worker, NOW, most=9, top=9, workflows=ALL, queues=("q",))
+    with closing(apsw.Connection(str(database.store.path))) as other:
+        other.execute("begin immediate")
+        assert database.apply(*asked.lines) == []
+        other.execute("rollback")
+    database.queued("a")
+    assert [row[2] for row in database.apply(*asked.lines)] == ["a"]
+    database.close()

@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 
 from perdure.errors import StoreError
-from perdure.store.operation import ORDER, AsyncBody, Guarded, Line, Operation, Outcome, Row
+from perdure.store.operation import ASKING, CLAIMS, ORDER, AsyncBody, Guarded, Line, Operation, Outcome, Row
 from perdure.store.queries import Statement
 from perdure.store.sqlite_errors import UNSTORABLE, mapped
 from perdure.store.transaction import at_once, refuse_control
@@ -100,6 +100,8 @@ class BatchRunner:
             try:
                 if len(batch) == 1 and _is_lone_entry(batch[0]):
                     return self._append(batch)
+                if len(batch) == 1 and self._finds_nothing(batch[0]):
+                    return [([], None)]
                 return self._transact(batch, self._apply)
             except (apsw.Error, *UNSTORABLE) as error:
                 if len(batch) == 1 or mapped(error, self._path).retryable:
@@ -139,6 +141,21 @@ class BatchRunner:
         if self._probe:
             self._probe("after_commit", batch)
         return [(rows, None)]
+
+    def _finds_nothing(self, operation: Operation) -> bool:
+        """Whether it asks for runs and there are none: other processes need not wait for it, nor it for them."""
+        names = {name for name, _ in operation.lines}
+        if operation.body is not None or not names <= CLAIMS or names.isdisjoint(ASKING):
+            return False
+        found: list[Row] = []
+        for name, parameters in operation.lines:
+            if name == "claim":
+                _, now, _, workflows = parameters
+                found += self._cursor.execute(self._statements["any_due"].sql, (now, workflows))
+            elif name == "claim_line":
+                _, now, *_, queue = parameters
+                found += self._cursor.execute(self._statements["queue_ready"].sql, (queue, now))
+        return all(ready is None for (ready,) in found)
 
     def _transact(self, batch: list[Operation], apply: Callable[[list[Operation]], list[Outcome]]) -> list[Outcome]:
         execute = self._cursor.execute

@@ -178,6 +178,9 @@ The order in which the statements of one batch run, whichever operations they co
 It makes any mix of operations right in one transaction: what checks ownership comes before what changes
 it, messages come before parking (which looks for them), wake-ups come after parking.
 """
+ASKING = frozenset({"claim", "claim_line"})
+CLAIMS = ASKING | {"forget_spent", "line_up", "claim_held"}
+"""Statements that ask for runs: an operation of these alone that finds none need not be a transaction."""
 
 
 class Guarded(NamedTuple):

@@ -134,21 +134,14 @@ def _block(name: str) -> str:
 
 def _idle() -> str:
     """Whether there is nothing to claim: neither a run that is due by itself nor anything in the queues asked about."""
-    due = in_function(statements("postgres")["any_due"]).rstrip(";")
-    # All of it stands in perdure's own SQL files, but for the names of columns.
+    due, ready = (in_function(statements("postgres")[name]).rstrip(";") for name in ("any_due", "queue_ready"))
     return f"""
       for _p in {rows_of("claim")} loop
         _idle := ({due}) is null;
       end loop;
       for _p in {rows_of("claim_line")} loop
-        _idle := _idle and coalesce(
-          (select 1 from perdure_runs where queue = _p.queue and rank is not null order by queue_key limit 1),
-          (
-            select 1 from perdure_runs
-            where queue = _p.queue and slot > 0 and slot in (1, 2) and due_at <= _p.now limit 1
-          )
-        ) is null;
-      end loop;"""  # noqa: S608
+        _idle := _idle and ({ready}) is null;
+      end loop;"""
 
 
 def _answering(part: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-from perdure.store.operation import ORDER, Line, Row
+from perdure.store.operation import ASKING, CLAIMS, ORDER, Line, Row
 from perdure.store.pg.function import group_of
 from perdure.store.queries import statements
 
@@ -29,9 +29,7 @@ _PARENTS = {"ask_children", "cancel_children"}
 _STREAMS = {"stream", "source"}
 _LONE = frozenset({"fence", group_of("fence"), "append", group_of("append")})
 """Of a work that, for one run, is the commit of a sequential step: the function has a short way for it."""
-_CLAIMS = frozenset(
-    mark for name in ("claim", "forget_spent", "line_up", "claim_held", "claim_line") for mark in (name, group_of(name))
-)
+_CLAIMS = CLAIMS | {group_of(name) for name in CLAIMS}
 """Of a work that asks for runs and does nothing else: the function has a short way for it when there are none."""
 
 
@@ -59,7 +57,7 @@ def work(operations: Iterable[list[Line]], *, locking: bool = True) -> str:
                 locks.setdefault(kind, set()).add(parameters[place])
     if found.keys() == _LONE and len(found["fence"]) == 1:
         found["#lone"] = 1
-    elif found.keys() <= _CLAIMS and not found.keys().isdisjoint(("claim", "claim_line")):
+    elif found.keys() <= _CLAIMS and not found.keys().isdisjoint(ASKING):
         found["#claims"] = 1
     if locking:
         for kind, values in locks.items():

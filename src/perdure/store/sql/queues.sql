@@ -105,6 +105,13 @@ set due_at = null, rank = case status when 'waiting' then created_at else due_at
   - priority * (select q.ageing from perdure_queues q where q.name = :queue)
 where queue = :queue and slot = 1 and slot > 0 and due_at <= :now;
 
+-- name: queue_ready(queue, now)
+-- Whether there is something for a worker to claim. (Not by exists, as in next_due.)
+select coalesce(
+  (select 1 from perdure_runs l where l.queue = :queue and l.rank is not null order by l.queue_key limit 1),
+  (select 1 from perdure_runs d where d.queue = :queue and d.slot > 0 and d.slot in (1, 2) and d.due_at <= :now limit 1)
+);
+
 -- name: forget_spent(queue, now)
 delete from perdure_spent where queue = :queue and until <= :now;
 
