@@ -56,6 +56,28 @@ async def awaiting_body(ctx: Context) -> None:
     await ctx.step("long", lambda: asyncio.sleep(1_000_000))
 
 
+async def long_body() -> None:
+    await asyncio.sleep(1_000_000)
+
+
+async def claimed_for_long(ctx: Context) -> None:
+    await ctx.sleep(10)
+    await ctx.step(long_body)
+
+
+def ended_soon(lab, monkeypatch, owner, name, late):
+    """Whether a run ends soon that is cancelled while it is claimed: `late` stands for what that takes, then."""
+
+    async def main():
+        async with lab.worker(claimed_for_long) as app:
+            await app.start("claimed_for_long", id="r")
+            await lab.until(app, "r", "waiting")
+            monkeypatch.setattr(owner, name, late(app))
+            return (await lab.ended(app, "r")).seconds < 60
+
+    return lab.play(main)
+
+
 # -------------------------------------------------------------------------------------- what it ends
 @pytest.mark.parametrize("what", [forever, awaiting_signal, awaiting_retry, awaiting_body])
 def test_whatever_a_run_waits_for_it_can_be_cancelled(lab, what):
@@ -105,14 +127,7 @@ def test_a_cancellation_while_the_journal_is_read(lab, monkeypatch):
     """A message after the inbox of a claimed run was read, and before it is driven, would be heard at its next rest."""
     real = claims.load_journals
 
-    async def long() -> None:
-        await asyncio.sleep(1_000_000)
-
-    async def flow(ctx: Context) -> None:
-        await ctx.sleep(10)
-        await ctx.step(long)
-
-    async def main():
+    def late(app):
         async def load_journals(store, runs):
             read = await real(store, runs)
             if read:
@@ -120,27 +135,16 @@ def test_a_cancellation_while_the_journal_is_read(lab, monkeypatch):
                 await asyncio.sleep(1)
             return read
 
-        async with lab.worker(flow) as app:
-            await app.start("flow", id="r")
-            await lab.until(app, "r", "waiting")
-            monkeypatch.setattr(claims, "load_journals", load_journals)
-            assert (await lab.ended(app, "r")).seconds < 60
+        return load_journals
 
-    lab.play(main)
+    assert ended_soon(lab, monkeypatch, claims, "load_journals", late)
 
 
 def test_a_cancellation_before_a_claim_is_answered(lab, monkeypatch):
     """What a claim says of an inbox is out of date when it is heard; the message itself was heard of too early."""
     real = BaseStore.submit
 
-    async def long() -> None:
-        await asyncio.sleep(1_000_000)
-
-    async def flow(ctx: Context) -> None:
-        await ctx.sleep(10)
-        await ctx.step(long)
-
-    async def main():
+    def late(app):
         def submit(store, operation, done):
             def answered(rows, error):
                 if not rows:
@@ -149,16 +153,12 @@ def test_a_cancellation_before_a_claim_is_answered(lab, monkeypatch):
                 cancelling = asyncio.get_running_loop().create_task(app.cancel("r"))
                 cancelling.add_done_callback(lambda _: done(rows, error))
 
-            claims = any(name == "claim" for name, _ in operation.lines)
-            real(store, operation, answered if claims else done)
+            asks = any(name == "claim" for name, _ in operation.lines)
+            real(store, operation, answered if asks else done)
 
-        async with lab.worker(flow) as app:
-            await app.start("flow", id="r")
-            await lab.until(app, "r", "waiting")
-            monkeypatch.setattr(BaseStore, "submit", submit)
-            assert (await lab.ended(app, "r")).seconds < 60
+        return submit
 
-    lab.play(main)
+    assert ended_soon(lab, monkeypatch, BaseStore, "submit", late)
 
 
 def test_a_body_that_swallows_its_cancellation(lab):

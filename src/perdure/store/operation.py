@@ -179,8 +179,9 @@ It makes any mix of operations right in one transaction: what checks ownership c
 it, messages come before parking (which looks for them), wake-ups come after parking.
 """
 ASKING = frozenset({"claim", "claim_line"})
+"""Statements that ask for runs, those without a queue and those of one."""
 CLAIMS = ASKING | {"forget_spent", "line_up", "claim_held"}
-"""Statements that ask for runs: an operation of these alone that finds none need not be a transaction."""
+"""With what goes with them: an operation of these alone for which no run is ready need not be a transaction."""
 
 
 class Guarded(NamedTuple):
