@@ -21,6 +21,7 @@ from perdure.store.pg.dialect import within
 from perdure.store.pg.function import functions
 from perdure.store.pg.migrate import prepare
 from perdure.store.pg.work import work
+from perdure.store.pg.writer import APPEND
 from perdure.store.record import Record
 
 LATER = NOW + 1_000_000
@@ -37,7 +38,7 @@ class Bench:
         self.address = kind.store().address
         self.schema = self.address.schema
         self.run = f"select {functions(self.schema).run}($1::jsonb)"
-        self.whole = f"select {functions(self.schema).apply}('lone', 1, 1, array[$1], false, false)"
+        self.append = within(self.schema, APPEND)
         self.watch = await self.address.connect()
         await prepare(self.watch, self.schema, NOW, migrating=True)
         self.connections = [await self.address.connect() for _ in range(3)]
@@ -184,15 +185,16 @@ class Actor:
 
     def __init__(self, bench: Bench, connection, make) -> None:
         self.bench, self.connection = bench, connection
-        found = json.loads(work([list(getattr(bench, make)())]))
+        lines = list(getattr(bench, make)())
+        found = json.loads(work([lines]))
         locks = {name: found[name] for name in LOCKS if name in found}
         groups = {name: 1 for name in found if name[0] == "#" and name not in LOCKS}
-        self.call = bench.whole if make.startswith("lone") else bench.run
-        self.steps = [{name: found[name], **groups} for name in ORDER if name in found]
+        steps = [{name: found[name], **groups} for name in ORDER if name in found]
         if locks and bench.locking:
-            self.steps.insert(make.startswith("joins"), locks)
+            steps.insert(make.startswith("joins"), locks)
+        self.steps = [(bench.run, json.dumps(step)) for step in steps]
         if make.startswith("lone"):
-            self.steps = [found]  # as the writer sends it: one call, which locks for itself
+            self.steps = [(bench.append, *lines[1][1])]  # as the writer sends it: one statement, which locks for itself
         self.size = len(self.steps) + 1
         self.at = 0
         self.pending: asyncio.Task | None = None
@@ -223,7 +225,7 @@ class Actor:
         if self.at == 0:
             await self.connection.execute("begin")
         if self.at < len(self.steps):
-            await self.connection.fetchval(self.call, json.dumps(self.steps[self.at]))
+            await self.connection.fetchval(*self.steps[self.at])
         else:
             await self.connection.execute("commit")
 

@@ -13,8 +13,9 @@ from perdure.store.listing import list_runs
 from perdure.store.migrate import migrations
 from perdure.store.operation import ORDER
 from perdure.store.pg.dialect import composed, readable, type_of, within
-from perdure.store.pg.function import SETTINGS, rows_of
+from perdure.store.pg.function import LOCKING, PLANNING, rows_of
 from perdure.store.pg.migrate import prepare
+from perdure.store.pg.writer import APPEND, APPEND_AGAIN
 from perdure.store.queries import statements
 
 STATEMENTS = statements("postgres")
@@ -103,7 +104,7 @@ class Plans:
         self.loop.close()
         self.kind.close()
 
-    def explain(self, sql: str, *, settings=()) -> list[dict]:
+    def explain(self, sql: str, **settings: str) -> list[dict]:
         """All nodes of the plan."""
 
         used = sorted({int(number) for number in re.findall(r"\$(\d+)", sql)})
@@ -112,8 +113,8 @@ class Plans:
 
         async def ask() -> str:
             async with self.connection.transaction():
-                for setting in settings:
-                    await self.connection.execute(f"set local {setting}")
+                for name, value in settings.items():
+                    await self.connection.execute(f"set local {name} = '{value}'")
                 await self.connection.execute(f"prepare looked_at as {sql}")
                 try:
                     return await self.connection.fetchval(f"explain (format json) execute looked_at{nulls}")
@@ -139,7 +140,7 @@ class Plans:
             if "@rows" in found.sql:
                 sql = re.sub(r"\?(\d+)", lambda at: f"_p.{found.parameters[int(at[1]) - 1]}", sql)
             sql = re.sub(r"\?(\d+)", lambda at: f"${at[1]}::{type_of(found.parameters[int(at[1]) - 1])}", sql)
-            plans += self.explain(within(self.address.schema, sql), settings=SETTINGS)
+            plans += self.explain(within(self.address.schema, sql), **PLANNING, **LOCKING)
         return plans
 
     def list(self, wanted: RunFilter) -> list[dict]:
@@ -205,6 +206,13 @@ def test_a_run_that_is_named_is_not_looked_for_among_others(plans, name):
     """
     indexes = {index for index in used(plans.statement(name)) if index in INDEXES and index.startswith("perdure_runs_")}
     assert {index for index in indexes if name not in INDEXES[index]} == set()
+
+
+@pytest.mark.parametrize("sql", [APPEND, APPEND_AGAIN], ids=["once", "again"])
+def test_a_lone_entry_finds_its_run_by_number(plans, sql):
+    """Each sequential step would look through the runs that are owned, or through all."""
+    plan = plans.explain(within(plans.address.schema, sql), **PLANNING)
+    assert (walked(plan), used(plan)) == (set(), {"perdure_runs_pkey"})
 
 
 @pytest.mark.parametrize("name", LISTS)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from postgreskit.proxy import Proxy
 from postgreskit.server import new_server, server
-from storekit.database import Database, start
+from storekit.database import Database, entry, start
 from storekit.generate import Generator
 from storekit.kinds import PostgresSchema
 from storekit.system import ModelSystem, StoreSystem
@@ -64,6 +64,19 @@ def test_operations_are_done_once_whenever_the_connection_breaks(proxied, seed):
         assert store.dump() == model.dump()
         done += len(operations)
     assert proxied.kind.proxy.cuts > 50
+
+
+@pytest.mark.parametrize("cut", ["request", "answer"])
+def test_a_sequential_steps_entry_whose_connection_breaks(proxied, cut):
+    """A run would be given up for an entry that it has written itself, or go on without one, or with one twice."""
+    run = proxied.owned()
+    assert proxied.write(run, ("entries", [entry(1)])) == []  # what the connection prepares comes before the cut
+    proxied.kind.proxy.cut = cut
+    assert proxied.write(run, ("entries", [entry(2)])) == []
+    proxied.kind.proxy.cut = cut
+    assert proxied.write(run, ("entries", [entry(3)]), epoch=run.epoch - 1) == [("stale",)]
+    assert proxied.kind.proxy.cuts == 2
+    assert proxied.journal("a") == [entry(1), entry(2)]
 
 
 @pytest.mark.parametrize("cut", ["request", "answer"])

@@ -8,7 +8,18 @@ from typing import Any
 import apsw
 
 from perdure.errors import StoreError
-from perdure.store.operation import ASKING, CLAIMS, ORDER, AsyncBody, Guarded, Line, Operation, Outcome, Row
+from perdure.store.operation import (
+    ASKING,
+    CLAIMS,
+    ORDER,
+    AsyncBody,
+    Guarded,
+    Line,
+    Operation,
+    Outcome,
+    Row,
+    is_lone_entry,
+)
 from perdure.store.queries import Statement
 from perdure.store.sqlite_errors import UNSTORABLE, mapped
 from perdure.store.transaction import at_once, refuse_control
@@ -98,7 +109,7 @@ class BatchRunner:
         """
         try:
             try:
-                if len(batch) == 1 and _is_lone_entry(batch[0]):
+                if len(batch) == 1 and is_lone_entry(batch[0]):
                     return self._append(batch)
                 if len(batch) == 1 and self._finds_nothing(batch[0]):
                     return [([], None)]
@@ -239,14 +250,6 @@ class BatchRunner:
                 for _ in execute(statement.sql, parameters):
                     pass
         return rows
-
-
-def _is_lone_entry(operation: Operation) -> bool:
-    """Whether it is what a sequential step commits."""
-    match operation.lines:
-        case [("fence", _), ("append", _)]:
-            return operation.body is None
-    return False
 
 
 def _place(line: Line) -> int:

@@ -241,6 +241,14 @@ class Operation:
         self.lines.append((statement, parameters))
 
 
+def is_lone_entry(operation: Operation) -> bool:
+    """Whether it is what a sequential step commits: stores have a short way for that."""
+    match operation.lines:
+        case [("fence", _), ("append", _)]:
+            return operation.body is None
+    return False
+
+
 Row = tuple[Any, ...]
 """A row that came back: its label ("started", "stale", …), then its columns."""
 

@@ -20,15 +20,14 @@ from perdure.store.pg.clock import NOW
 from perdure.store.pg.dialect import channel, in_function, literal, quoted, type_of, within
 from perdure.store.queries import read_sql, statements
 
-SETTINGS = (
-    # A plan is made once per session, and is the one that the tests of the plans see, however few rows there are.
-    "plan_cache_mode = force_generic_plan",
-    "enable_seqscan = off",
-    "enable_hashjoin = off",
-    "enable_mergejoin = off",
-    "lock_timeout = '20s'",
-)
-
+PLANNING = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
+"""A plan is made once per session, and is the one that the tests of the plans see, however few rows there are."""
+LOCKING = {"lock_timeout": "20s"}
 
 _ROWS = "@rows"
 _ANSWER = "returning _p.tag"
@@ -62,13 +61,12 @@ def functions(schema: str) -> Functions:
     """The functions of a schema."""
     body = _RUN.substitute(statements=_blocks(), settings=_settings())
     joined = _joined()
-    lone, idle = _block("append"), _idle()
-    whole = body + _APPLY.template + lone + idle + joined
+    idle = _idle()
+    whole = body + _APPLY.template + idle + joined
     mark = hashlib.sha256(whole.encode()).hexdigest()[:12]
     run, apply, join = (f"{quoted(schema)}.perdure_{name}_{mark}" for name in ("run", "apply", "join"))
     sql = within(schema, body) + _APPLY.substitute(
-        settings=_settings(), writers=within(schema, "perdure_writers"), runs=within(schema, "perdure_runs"),
-        append=within(schema, lone), idle=within(schema, idle),
+        settings=_settings(), writers=within(schema, "perdure_writers"), idle=within(schema, idle),
     )  # fmt: skip
     sql += within(schema, joined)
     for name, value in (("run", run), ("channel", channel(schema))):
@@ -90,7 +88,7 @@ def _groups(names: list[str]) -> str:
 
 
 def _settings() -> str:
-    return "\n".join(f"set {setting}" for setting in SETTINGS)
+    return "\n".join(f"set {name} = '{value}'" for name, value in (PLANNING | LOCKING).items())
 
 
 GROUP = 8
@@ -228,18 +226,6 @@ $idle
     end if;
   end if;
   if not _apart then
-    if _work ? '#lone' then
-      -- The entries of one run and nothing else, as a sequential step has them: whoever gets the lock as the run's
-      -- owner need not be told that it is stale.
-      perform 1 from $runs
-      where number = (_work #>> '{fence,0,1}')::bigint and epoch = (_work #>> '{fence,0,2}')::bigint
-        and owner is not null
-      for no key update;
-      if found then
-$append
-        return '[]';
-      end if;
-    end if;
     _out := @run(_work);
   else
     -- One bad operation was among these: each has a transaction of its own inside this one.

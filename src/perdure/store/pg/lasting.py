@@ -37,13 +37,17 @@ class Lasting:
     """
     One connection at a time, to write with.
 
+    Args:
+        settings: Of its sessions, beside those that all have.
+
     Attributes:
         closed: Whoever still waits is told that it is in vain.
     """
 
-    def __init__(self, address: Address, clock: Clock) -> None:
+    def __init__(self, address: Address, clock: Clock, **settings: str) -> None:
         self._address = address
         self._clock = clock
+        self._settings = settings
         self._connection: asyncpg.Connection | None = None
         self.closed = False
 
@@ -57,7 +61,7 @@ class Lasting:
         if self._connection is None or self._connection.is_closed():
             with standing_still(self._clock):
                 connection = await self._address.connect(
-                    statement_timeout=STATEMENT, idle_in_transaction_session_timeout=idle()
+                    statement_timeout=STATEMENT, idle_in_transaction_session_timeout=idle(), **self._settings
                 )
             if self.closed:
                 connection.terminate()

@@ -27,8 +27,6 @@ _OUTBOX = {
 """Statements that change nothing of the run that they name, whose driver need not wait for them."""
 _PARENTS = {"ask_children", "cancel_children"}
 _STREAMS = {"stream", "source"}
-_LONE = frozenset({"fence", group_of("fence"), "append", group_of("append")})
-"""Of a work that, for one run, is the commit of a sequential step: the function has a short way for it."""
 _CLAIMS = CLAIMS | {group_of(name) for name in CLAIMS}
 """Of a work that asks for runs and does nothing else: the function has a short way for it when there are none."""
 
@@ -55,9 +53,7 @@ def work(operations: Iterable[list[Line]], *, locking: bool = True) -> str:
                 found[group] = 1
             for kind, place in locked:
                 locks.setdefault(kind, set()).add(parameters[place])
-    if found.keys() == _LONE and len(found["fence"]) == 1:
-        found["#lone"] = 1
-    elif found.keys() <= _CLAIMS and not found.keys().isdisjoint(ASKING):
+    if found.keys() <= _CLAIMS and not found.keys().isdisjoint(ASKING):
         found["#claims"] = 1
     if locking:
         for kind, values in locks.items():
