@@ -111,6 +111,29 @@ def test_a_crowd_shares_one_commit(kind, probe):
     assert probe.batches == [100]
 
 
+def test_an_answer_that_fails_stops_nobody_else(kind, probe, caplog):
+    """One mistake in what follows a commit, and nothing would ever be committed again in this process."""
+
+    async def main(store):
+        def fail(*_):
+            raise RuntimeError("a mistake of ours")
+
+        def fail_on_news(_elsewhere):
+            raise RuntimeError("another one")
+
+        heard = []
+        store.changes.on_due(fail_on_news)
+        store.changes.on_due(heard.append)
+        store.submit(Operation([start("a")]), fail)
+        async with asyncio.timeout(30):
+            await store.apply(Operation([start("b")], makes_due=True))
+            await store.apply(Operation([start("c")]))
+        assert heard == [False]
+
+    play(kind, probe, main)
+    assert [str(record.exc_info[1]) for record in caplog.records] == ["a mistake of ours", "another one"]
+
+
 def test_what_is_submitted_during_an_answer_is_the_next_commit(kind, probe):
     """Drivers that go on at once would each pay for a commit of their own, or never get one."""
 

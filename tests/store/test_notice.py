@@ -120,6 +120,55 @@ def test_a_notification_that_nobody_understands_is_a_reason_to_look():
     within_time(main())
 
 
+def fail_first(monkeypatch, name):
+    """Let the first call of each store's method fail as nobody has thought of; the list has those that have."""
+    real, failed = getattr(notice.Notice, name), []
+
+    async def call(self):
+        if self not in failed:
+            failed.append(self)
+            raise RuntimeError("a mistake of ours")
+        return await real(self)
+
+    monkeypatch.setattr(notice.Notice, name, call)
+    return failed
+
+
+def test_a_mistake_ends_no_asking(monkeypatch, caplog):
+    """One error that nobody has thought of, and a process would never again find out what others do."""
+    failed = fail_first(monkeypatch, "_count")
+    within_time(talk(server().url(listen="off")))
+    assert len(failed) == 2
+    assert "a mistake of ours" in caplog.text
+
+
+def test_a_mistake_ends_no_telling_and_no_listening(monkeypatch, caplog):
+    """One error that nobody has thought of, and a process would never again hear of others, or they of it."""
+    for name in ("POLL_QUICK_S", "POLL_SLOW_S", "POLL_LISTENING_S"):
+        monkeypatch.setattr(notice, name, NEVER)
+    monkeypatch.setattr(notice, "RETRY_S", 0.0)
+    failed = fail_first(monkeypatch, "_connect")
+    url = server().url()
+
+    async def main() -> None:
+        async with worker_on(url) as worker, worker_on(url).connected() as client:
+            listener, teller = worker.client.store._notice, client.client.store._notice
+            while not listener.listening:
+                await listener.nudged.wait()
+                listener.nudged.clear()
+            for place, told in enumerate((False, True)):
+                await client.start("greet", "x", id=f"mistake-{place}")
+                await teller._told.wait()
+                assert (teller._speaking is not None) == told
+            for place in range(2):
+                await client.signal(f"mistake-{place}", "more", "yes")
+                assert await worker.handle(f"mistake-{place}", "greet").result() == "x yes"
+            assert failed == [listener, teller]
+
+    within_time(main())
+    assert "a mistake of ours" in caplog.text
+
+
 @pytest.mark.parametrize(
     "url", ["postgresql://h/d?pooler=yes", "postgresql://h/d?listen=1", "postgresql://h/d?schema="]
 )

@@ -385,8 +385,9 @@ def test_nobody_looks_while_the_writer_is_at_work(tmp_path):
     asyncio.run(main())
 
 
-def test_a_look_that_fails_is_made_up_for(tmp_path, caplog):
-    """One busy moment would make a process deaf to the others for ever."""
+@pytest.mark.parametrize("error", [apsw.IOError("no"), RuntimeError("a mistake of ours")], ids=["disk", "mistake"])
+def test_a_look_that_fails_is_made_up_for(tmp_path, caplog, error):
+    """One busy moment, or one mistake, would make a process deaf to the others for ever."""
 
     async def main():
         ours, theirs = opened(tmp_path / "a.db"), opened(tmp_path / "a.db")
@@ -395,11 +396,12 @@ def test_a_look_that_fails_is_made_up_for(tmp_path, caplog):
         look = ours._version
 
         def fail():
-            raise apsw.IOError("no")
+            raise error
 
         ours._version = fail
         await theirs.apply(Operation([start("a")]))
-        poll(ours)
+        ours._poll()
+        assert ours._poll_timer is not None
         assert heard == []
         ours._version = look
         poll(ours)
@@ -409,6 +411,21 @@ def test_a_look_that_fails_is_made_up_for(tmp_path, caplog):
 
     asyncio.run(main())
     assert "trying again" in caplog.text
+
+
+def test_a_closed_store_looks_no_more(tmp_path, caplog):
+    """Whoever begins to wait while a store is being closed would have it look at what is not there, for ever."""
+
+    async def main():
+        store = opened(tmp_path / "a.db", clock=SystemClock())
+        await store.close()
+        store.start_polling()
+        assert store._poll_timer is not None
+        store._poll()
+        assert store._poll_timer is None
+
+    asyncio.run(main())
+    assert caplog.text == ""
 
 
 def test_a_quiet_store_looks_less_often(tmp_path, monkeypatch):

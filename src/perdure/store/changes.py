@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from perdure.model.run import End
 
 Waiter = asyncio.Future[End | None]
+log = logging.getLogger("perdure.store")
 
 
 class Changes:
@@ -16,7 +19,7 @@ class Changes:
 
     It is told after each commit of this process, and when another process has committed (then without
     details). Nobody is told before the commit, and being told is only a reason to look: what counts is
-    what the database says.
+    what the database says. Whoever fails on being told keeps it neither from the others nor from who tells.
     """
 
     def __init__(self) -> None:
@@ -63,16 +66,13 @@ class Changes:
             elsewhere: Another process has made it, and told of it.
         """
         if due:
-            for notify_due in tuple(self._due):
-                notify_due(elsewhere)
+            _tell(self._due, elsewhere)
         if mail:
-            for notify_mail in tuple(self._mail):
-                notify_mail(mail)
-        for notify in tuple(self._all) if changed else ():
-            notify(changed)
+            _tell(self._mail, mail)
+        if changed:
+            _tell(self._all, changed)
         if self._entries and (due or any(number > 0 for number in changed)):
-            for notify_entries in tuple(self._entries):
-                notify_entries()
+            _tell(self._entries)
         for number in self._waiters.keys() & changed if self._waiters else ():
             _release(self._waiters, number)
         for number in self._enders.keys() & ended.keys() if self._enders else ():
@@ -90,14 +90,10 @@ class Changes:
         Args:
             ended: Those of the awaited runs that have ended; None when that is not known.
         """
-        for notify_due in tuple(self._due):
-            notify_due(True)  # noqa: FBT003 - a listener's only argument
-        for notify_mail in tuple(self._mail):
-            notify_mail(None)
-        for notify_entries in tuple(self._entries):
-            notify_entries()
-        for notify in tuple(self._all):
-            notify(None)
+        _tell(self._due, True)  # noqa: FBT003 - a listener's only argument
+        _tell(self._mail, None)
+        _tell(self._entries)
+        _tell(self._all, None)
         for number in tuple(self._waiters):
             _release(self._waiters, number)
         for number in tuple(self._enders) if ended is None else ended:
@@ -124,6 +120,15 @@ class Changes:
     def delivering(self) -> bool:
         """Whether somebody wants to hear of all new entries and runs."""
         return bool(self._entries)
+
+
+def _tell(listeners: Iterable[Callable[..., None]], *news: Any) -> None:
+    for listener in tuple(listeners):
+        try:
+            listener(*news)
+        except Exception:
+            # Behind it others wait to be told, and whoever tells goes on with the next commit, or looks for it.
+            log.exception("an internal listener failed: %s", getattr(listener, "__qualname__", listener))
 
 
 def _release(waiters: dict[int, list[Waiter]], number: int, end: End | None = None) -> None:

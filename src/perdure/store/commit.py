@@ -8,6 +8,7 @@ a crowd shares one fsync, and everybody is answered with one wake-up of the loop
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from perdure.model.run import End
 from perdure.store.changes import Changes
 from perdure.store.operation import Done, Operation, Outcome
 
+log = logging.getLogger("perdure.store")
 Committed = Callable[[int, float, list[Exception]], None]
 """Told of a batch: how many operations, how many seconds, and the errors of those that failed."""
 MOST_PER_COMMIT = 2_000
@@ -133,7 +135,11 @@ class Committer(ABC):
                 mail.update(row[1] for row in rows if row[0] in _MAIL_LABELS)
                 if self._changes.delivering:
                     changed.update(row[1] for row in rows if row[0] == "started")
-            done(rows, error)
+            try:
+                done(rows, error)
+            except Exception:
+                # A mistake of ours: the others must be answered, and the next batch begun, all the same.
+                log.exception("what follows a commit failed")
         if made_due or changed or ended or mail:
             if self._published is not None:
                 self._published(changed | mail, set(ended), mail, made_due)

@@ -212,6 +212,9 @@ class SqliteStore(BaseStore[SqliteCommitter]):
 
     def _poll(self) -> None:
         """Often after something happened, ten times less often when all has been quiet for a while."""
+        if self._writer is None:  # asked to look by somebody who has not noticed that the store was closed
+            self._poll_timer = None
+            return
         if self._committer is not None and not self._committer.under_way:
             self._quiet += 1
             try:
@@ -219,10 +222,11 @@ class SqliteStore(BaseStore[SqliteCommitter]):
                 if version != self._seen:
                     self._seen, self._quiet = version, 0
                     self.changes.committed_elsewhere(self._ended())
-            except apsw.Error as error:
+            except Exception as error:
                 # The next look comes soon; what was missed is noticed then, as the counter is compared.
                 self._seen = 0
-                log.warning("cannot look for other processes' commits, trying again: %s", error)
+                expected = isinstance(error, apsw.Error)
+                log.warning("cannot look for other processes' commits, trying again: %s", error, exc_info=not expected)
         delay = POLL_QUICK_S if self._quiet < QUIET_POLLS else POLL_SLOW_S
         self._poll_timer = asyncio.get_running_loop().call_later(delay, self._poll)
 

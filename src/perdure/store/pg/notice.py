@@ -134,6 +134,10 @@ class Notice:
             # Others find it out by asking.
             log.info("other processes could not be notified: %s", error)
             self._connection = None
+        except Exception:
+            # As below: whatever it is, nobody would take the place of this task.
+            log.exception("other processes could not be notified")
+            self._connection = None
         if not self._something.is_set():
             self._told.set()
 
@@ -171,6 +175,8 @@ class Notice:
                     self.nudged.set()
             except FAILURES as error:
                 log.info("cannot listen for other processes' commits, asking for them instead: %s", error)
+            except Exception:
+                log.exception("cannot listen for other processes' commits, asking for them instead")
             await asyncio.sleep(RETRY_S)
 
     async def _hear(self, connection: asyncpg.Connection) -> None:
@@ -208,6 +214,9 @@ class Notice:
                     self._changes.committed_elsewhere(await self._ends())
             except StoreError as error:
                 log.warning("cannot look for other processes' commits, trying again: %s", error)
+                seen = -1
+            except Exception:
+                log.exception("cannot look for other processes' commits, trying again")
                 seen = -1
             pause = min(pause * SLOWER, POLL_SLOW_S)
             wait = POLL_LISTENING_S if self.listening else pause
