@@ -4,22 +4,14 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sinkkit import Ledger, lives, ship
 
-from perdure import App, Context, Retry, Terminal, current_step
+from perdure import App, Context, Terminal, current_step
 from perdure.clock import to_datetime
 from perdure.errors import DuplicateName, IllegalMove, InvalidOption, RetryAfter, RunNotFound, UnknownSink
 from perdure.model.event import Event
 from perdure.store.operation import Operation
 from perdure.testing.time import START
-
-QUICK = Retry(max_attempts=3, delay=1, backoff=2, jitter=0)
-
-
-async def ship(ctx: Context, order: str) -> str:
-    await ctx.emit("order.packed", {"order": order})
-    await ctx.step("label", lambda: "a label")
-    await ctx.emit("mail", "sent")
-    return f"{order} shipped"
 
 
 async def fail(ctx: Context) -> None:
@@ -39,35 +31,6 @@ async def again(ctx: Context, n: int) -> str:
     if n < 3:
         ctx.continue_as_new(n + 1)
     return "over"
-
-
-class Ledger:
-    """A sink that notes what it gets."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.refuse = {}
-        """Errors to raise, by what is refused."""
-        self.slow = 0.0
-
-    async def __call__(self, event: Event) -> None:
-        if self.slow:
-            await asyncio.sleep(self.slow)
-        error = self.refuse.get(event.run_id) or self.refuse.get((event.run_id, event.seq))
-        self.events.append(event)
-        if error is not None:
-            raise error
-
-    def of(self, run_id: str) -> list[str]:
-        return [event.topic or event.kind for event in self.events if event.run_id == run_id]
-
-
-def lives(office, *workflows, sinks, worker=None):
-    """An app with these sinks: name → (target, options)."""
-    app = office.app(*workflows, worker=worker)
-    for name, (target, options) in sinks.items():
-        app.sink(name, target, **{"retry": QUICK, **options})
-    return app
 
 
 def test_a_run_tells_its_sink_in_order(office):  # A080 A085

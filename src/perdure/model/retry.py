@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from perdure.clock import micros
+from perdure.clock import MAX_DURATION, SECOND, micros
 from perdure.errors import RetryAfter, StepInterrupted, Terminal, UsageError
 from perdure.model.check import check_classes, check_number
 
@@ -63,7 +63,8 @@ class Retry:
         if self.max_attempts is not None and attempt >= self.max_attempts:
             return None
         if isinstance(error, RetryAfter):
-            return micros(error.delay_s)
+            # Who asks for longer, as the server of a webhook may, is not given up for it.
+            return min(round(error.delay_s * SECOND), MAX_DURATION)
         interrupted = isinstance(error, StepInterrupted)
         if isinstance(error, (Terminal, UsageError, *self.never)) or not (interrupted or isinstance(error, self.on)):
             return None

@@ -16,7 +16,7 @@ from perdure.clock import SECOND, micros
 from perdure.codec.failure import message_of
 from perdure.codec.payload import Payloads
 from perdure.engine.attempt import own_signal, plain_call
-from perdure.errors import PerdureError, StoreError
+from perdure.errors import PerdureError, StoreClosed, StoreError
 from perdure.model.event import Event
 from perdure.model.sink import Sink
 from perdure.outbox.reader import Claim, Reader
@@ -29,6 +29,8 @@ log = logging.getLogger("perdure.outbox")
 SETTLE_S = 0.2
 """How long a claim goes on before what it has delivered is stored, so that a crash repeats little."""
 STORE_RETRY_S = 1.0
+CLOSE_S = 5.0
+"""How long a sink may take to close."""
 MESSAGE_CHARS = 1_000
 
 
@@ -81,10 +83,17 @@ class Deliverer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         now, number = self._worker.clock.now(), self._worker.number
         await self._worker.store.apply(Operation([("release_deliveries", (number, now))]))
-        for sink in self._sinks.values():
-            close = getattr(sink.target, "aclose", None)
-            if close is not None:
-                await close()
+        await asyncio.gather(*[self._close(sink) for sink in self._sinks.values()])
+
+    async def _close(self, sink: Sink) -> None:
+        """A user's code, which must keep neither the other sinks nor the worker from leaving."""
+        close = getattr(sink.target, "aclose", None)
+        if close is not None:
+            try:
+                async with asyncio.timeout(CLOSE_S):
+                    await close()
+            except Exception:
+                log.exception("sink %s could not be closed", sink.name)
 
     def kill(self) -> None:
         """Stop now; what was being delivered is delivered again by others."""
@@ -120,6 +129,10 @@ class Deliverer:
             again = await self._claim_due()
         except StoreError as error:
             log.warning("cannot look for events to deliver, trying again: %s", error)
+            again = STORE_RETRY_S
+        except Exception:
+            # A mistake of ours: nobody else would look again when something is due by its time.
+            log.exception("cannot look for events to deliver, trying again")
             again = STORE_RETRY_S
         finally:
             self._looking = False
@@ -216,8 +229,11 @@ class _Delivery:
                             # Another deliverer tells the sink of all that is left.
                             return
                         stored = loop.time()
-        except PerdureError as error:
+        except Exception as error:
             if not (isinstance(error, StoreError) and error.retryable):
+                # Also a mistake of ours is told to operators: who dropped the claim would leave it to nobody.
+                if not isinstance(error, PerdureError):
+                    log.exception("an event for sink %s cannot be read", self._sink.name)
                 await self._fail(reader.seq, error, claim.attempts + 1 if reader.seq == claim.next else 1)
                 return
             log.warning("events of sink %s cannot be read now, trying again: %s", self._sink.name, error)
@@ -226,7 +242,7 @@ class _Delivery:
         else:
             await self._store(("end_delivery", (*self._place, claim.last)), self._left(claim.last + 1))
 
-    async def _tell(self, event: Event) -> Exception | None:
+    async def _tell(self, event: Event) -> BaseException | None:
         """Tell the sink; returns what it raised."""
         try:
             async with asyncio.timeout(micros(self._sink.timeout) / SECOND):
@@ -241,18 +257,28 @@ class _Delivery:
             if (current := asyncio.current_task()) is not None and current.cancelling():
                 raise
             return own_signal(odd, "the sink")
-        except Exception as error:  # noqa: BLE001 - a sink is a user's code, and whatever it raises is a failed delivery
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - a sink is a user's code, and whatever it raises is a failed delivery
             return error
         self._told["delivered"] += 1
         return None
 
-    async def _fail(self, seq: int, error: Exception, attempts: int) -> None:
+    async def _fail(self, seq: int, error: BaseException, attempts: int) -> None:
         """Try again later, or give the sink up for this run; what comes behind this event waits."""
         self._told["failed"] += 1
         now = self._worker.clock.now()
-        delay = self._sink.retry.next_delay(attempts, error, ids.jitter())
+        try:
+            delay = self._sink.retry.next_delay(attempts, error, ids.jitter())
+        except Exception:  # of users are the error and the classes that the policy names
+            log.exception("whether sink %s is to be told again cannot be found out, so it is not", self._sink.name)
+            delay = None
         text = json.dumps(f"{type(error).__name__}: {message_of(error)}"[:MESSAGE_CHARS])
-        sealed = self._payloads.seal(text, "The error of a sink", limited=False)
+        try:
+            sealed = self._payloads.seal(text, "The error of a sink", limited=False)
+        except PerdureError:
+            # The codec fails, and must not keep the delivery from being given back. The message may be private.
+            sealed = json.dumps(type(error).__name__)
         due_at, dead_at = (None, now) if delay is None else (now + delay, None)
         if delay is None:
             self._told["dead"] += 1
@@ -276,8 +302,8 @@ class _Delivery:
         while True:
             try:
                 return await self._worker.store.apply(Operation(lines))
+            except StoreClosed:
+                raise
             except StoreError as error:
-                if not error.retryable:
-                    raise
                 log.warning("how far sink %s has got cannot be stored, trying again: %s", self._sink.name, error)
                 await asyncio.sleep(STORE_RETRY_S)

@@ -43,6 +43,11 @@ def test_attempts_are_counted_to_the_last(most):
     ]
 
 
+def test_who_asks_for_more_time_than_there_is_gets_what_there_is():
+    """A server that answers with nonsense would end in an error of ours, and the delivery or the run be put aside."""
+    assert PLAIN.next_delay(1, RetryAfter(1e20), 0) == 100 * 366 * 86_400 * SECOND
+
+
 def test_no_retry_is_one_attempt():
     """A step that must not be repeated would be."""
     assert NO_RETRY.next_delay(1, OSError(), 0) is None
