@@ -23,7 +23,7 @@ from perdure.stream.source import Page, RunSource
 from perdure.stream.tails import Tails
 from perdure.turn import Turn
 from perdure.turn.log import Log
-from perdure.worker.worker import Worker
+from perdure.worker.parked import Parked
 
 pytestmark = [
     pytest.mark.sim,
@@ -100,7 +100,7 @@ def hash_tasks_by_their_address(patch):
 
 
 def go_on_with_a_parked_coroutine_whatever_happened_meanwhile(patch):
-    patch.setattr(Worker, "_in_memory", lambda self, run: run.number in self._parked)
+    patch.setattr(Parked, "holds", lambda self, run: run.number in self)
 
 
 def drop_what_could_not_be_stored(patch):

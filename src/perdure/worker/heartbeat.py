@@ -73,16 +73,19 @@ class Heartbeat:
                     pulse = pulse or self._open()
                     now = self._clock.now()
                     alive = pulse.beat(self._worker, now, now + self._lease)
-                except StoreError as error:
-                    # The next beat comes before the lease ends, twice.
-                    log.warning("the heartbeat could not be stored: %s", error)
+                except Exception as error:
+                    # The next beat comes before the lease ends, twice. A worker whose heart has stopped would be taken
+                    # for dead and not hear of it, so no mistake may end this thread.
+                    mistake = not isinstance(error, StoreError)
+                    log.warning("the heartbeat could not be stored: %s", error, exc_info=mistake)
                     continue
                 if not alive:
                     self._loop.call_soon_threadsafe(self._declared_dead)
                     return
         except RuntimeError:
-            # The loop was closed without stopping the worker: the process is ending.
-            return
+            if not self._loop.is_closed():
+                raise
+            # It was closed without stopping the worker: the process is ending.
         finally:
             if pulse is not None:
                 pulse.close()

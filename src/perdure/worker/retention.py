@@ -67,8 +67,10 @@ class Retention:
     async def _round(self) -> None:
         try:
             await self._prune()
-        except StoreError as error:
-            log.warning("cannot remove old runs now, trying again later: %s", error)
+        except Exception as error:
+            # Whatever it is: who calls must not try again at once, beside the next round.
+            mistake = not isinstance(error, StoreError)
+            log.warning("cannot remove old runs now, trying again later: %s", error, exc_info=mistake)
         finally:
             if not self._stopped:
                 self._later(self._interval / SECOND)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -34,6 +33,7 @@ from perdure.worker.lone import LoneRuns
 from perdure.worker.mail import Mail
 from perdure.worker.options import WorkerOptions
 from perdure.worker.pace import Pace
+from perdure.worker.parked import Parked
 from perdure.worker.part import Part
 from perdure.worker.register import register
 from perdure.worker.retention import Retention
@@ -41,6 +41,8 @@ from perdure.worker.takeover import next_look, sweep
 from perdure.worker.tasks import Tasks
 
 log = logging.getLogger("perdure.worker")
+GOODBYE_S = 10.0
+"""How long leaving waits for a database that does not answer, beside the drain time of the worker's parts."""
 
 
 class Worker:
@@ -83,7 +85,7 @@ class Worker:
         self.loop: asyncio.AbstractEventLoop
         self.threads: ThreadPoolExecutor
         self._drivers: dict[int, Driver] = {}
-        self._parked: OrderedDict[int, Driver] = OrderedDict()
+        self._parked = Parked(options.cached_runs)
         self._loading: dict[int, bool] = {}  # with whether messages have come meanwhile
         self._tasks = Tasks(self.id)
         self._reserved = 0
@@ -96,6 +98,7 @@ class Worker:
         self._pace = Pace(clock, self._look)
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._heartbeat: Heartbeat | None = None
+        self._identity = asyncio.Lock()  # held while it is given or given up
         self._quiet: asyncio.Event | None = None
         self._place = ids.process_place()
         self._retention = Retention(store, clock, options.retention)
@@ -115,6 +118,7 @@ class Worker:
         self.cadence = Cadence(self.loop, self.soon)
         self.threads = ThreadPoolExecutor(self.options.threads, "perdure-step")
         await self._register()
+        self.registry.on_new(self._learn)
         self._state = "working"
         self.store.changes.on_due(self._pace.heard)
         self.store.changes.on_mail(self._mail.heard)
@@ -132,7 +136,6 @@ class Worker:
             virtual=self.clock.virtual,
         )  # fmt: skip
         self._workflows = names
-        self.registry.on_new(self._learn)
         if not self.clock.virtual:
             self._heartbeat = Heartbeat(
                 self.store.pulse, self.clock, self.number, lease=lease, blocked=micros(self.options.blocked),
@@ -168,19 +171,28 @@ class Worker:
             for driver in tuple(self._drivers.values()):
                 self.loop.call_soon(driver.abandon)
             await self._drained(micros(self.options.drain) / SECOND)
-        for driver in self._parked.values():
-            driver.evict()
-        self._parked.clear()
+        self._parked.evict()
+        try:
+            async with asyncio.timeout(micros(self.options.drain) / SECOND + GOODBYE_S):
+                await self._say_goodbye()
+        except TimeoutError:
+            log.warning("worker %s: the database does not answer; it counts as alive until its lease ends", self.id)
+        finally:
+            self._collector.restore()
+            if self._heartbeat:
+                self._heartbeat.stop()
+            self.threads.shutdown(wait=False, cancel_futures=True)
+            self._tasks.stop()
+            self._state = "stopped"
+            self.lone.leave()
+
+    async def _say_goodbye(self) -> None:
         for part in self.parts:
             await part.stop()
-        self._collector.restore()
-        if self._heartbeat:
-            self._heartbeat.stop()
-        await self.store.apply(Operation([("leave", (self.number, self.clock.now()))]))
-        self.threads.shutdown(wait=False, cancel_futures=True)
-        self._tasks.stop()
-        self._state = "stopped"
-        self.lone.leave()
+        async with self._identity:
+            if self._heartbeat:
+                self._heartbeat.stop()
+            await self.store.apply(Operation([("leave", (self.number, self.clock.now()))]))
 
     def _fall_silent(self) -> None:
         """Look for no more runs."""
@@ -207,10 +219,10 @@ class Worker:
         self._fall_silent()
         for part in self.parts:
             part.kill()
-        for driver in (*self._drivers.values(), *self._parked.values()):
+        for driver in self._drivers.values():
             driver.evict()
         self._drivers.clear()
-        self._parked.clear()
+        self._parked.evict()
         self._tasks.cancel()
         self.threads.shutdown(wait=False)
 
@@ -353,7 +365,7 @@ class Worker:
 
     async def _load_all(self, runs: list[Claimed]) -> None:
         try:
-            found = await read_claimed(self.store, runs, self._in_memory, self.observer)
+            found = await read_claimed(self.store, runs, self._parked.holds, self.observer)
         except StoreError as error:
             log.error("worker %s cannot read the runs it claimed: %s", self.id, error)
             for run in runs:
@@ -363,17 +375,6 @@ class Worker:
             return
         for each in found:
             self.loop.call_soon(self._drive, *each)
-
-    def _in_memory(self, run: Claimed) -> bool:
-        """Whether the parked coroutine may go on: nobody owned the run since it was parked here."""
-        driver = self._parked.get(run.number)
-        if driver is None:
-            return False
-        if driver.run.epoch + 1 == run.epoch and driver.run.generation == run.generation:
-            return True
-        del self._parked[run.number]
-        self.loop.call_soon(driver.evict)
-        return False
 
     def _drive(self, run: Claimed, journal: list[Entry] | None, messages: list[Message]) -> None:
         if self._state == "stopped":
@@ -432,9 +433,7 @@ class Worker:
             del self._drivers[number]
         if driver.state == "parked":
             if self._state == "working" and self.options.cached_runs:
-                self._parked[number] = driver
-                if len(self._parked) > self.options.cached_runs:
-                    self._parked.popitem(last=False)[1].evict()
+                self._parked.keep(driver)
             else:
                 driver.evict()
         if look:
@@ -468,8 +467,9 @@ class Worker:
             self._pace.others, wait = len(leases), next_look(leases, self.clock, wait)
             if not alive:
                 self._declared_dead()
-        except StoreError as error:
-            log.error("worker %s cannot look for dead workers: %s", self.id, error)
+        except Exception as error:
+            mistake = not isinstance(error, StoreError)  # which must not keep it from looking again, once
+            log.error("worker %s cannot look for dead workers: %s", self.id, error, exc_info=mistake)
         finally:
             if self._state == "working":
                 self._sweep_timer = self.loop.call_later(wait, lambda: self._tasks.spawn(self._sweep))
@@ -481,9 +481,7 @@ class Worker:
         log.warning("worker %s was declared dead by others; it begins again under a new identity", self.id)
         for driver in tuple(self._drivers.values()):
             driver.lose()
-        for parked in self._parked.values():
-            parked.evict()
-        self._parked.clear()
+        self._parked.evict()
         if self._heartbeat:
             self._heartbeat.stop()
         self.id = ids.worker_id()
@@ -491,5 +489,7 @@ class Worker:
         self._tasks.spawn(self._reborn)
 
     async def _reborn(self) -> None:
-        await self._register()
+        async with self._identity:
+            if self._state == "working":
+                await self._register()
         self._look()
