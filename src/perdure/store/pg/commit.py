@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from perdure.clock import elapsed
+from perdure.errors import StoreClosed
 from perdure.store.changes import Changes
 from perdure.store.commit import Committer, Published
 from perdure.store.operation import Done, Guarded, Operation, Outcome
 from perdure.store.pg.transactor import Transactor
 from perdure.store.pg.writer import Writer
+
+CLOSING_S = 10.0
+"""Closing gives up what has no answer after so long without any."""
+LETTING_GO_S = 1.0
+GIVEN_UP = "The store was closed before the database had answered; what was asked of it may have been done."
+log = logging.getLogger("perdure.store")
 
 
 class PostgresCommitter(Committer):
@@ -23,14 +31,34 @@ class PostgresCommitter(Committer):
         self._transactor = transactor
         self._task: asyncio.Task[None] | None = None
         self._transactions: set[asyncio.Task[None]] = set()
+        self._given_up = False
 
     async def close(self) -> None:
-        """See `Committer.close`."""
-        await super().close()
-        if self._transactions:
-            await asyncio.wait(self._transactions)
-            # Their callers are answered on the loop's next turn.
-            await asyncio.sleep(0)
+        """See `Committer.close`; who waits for a database, or a user's function, that does not answer waits in vain."""
+        while not self._given_up:
+            before = self.commits
+            try:
+                async with asyncio.timeout(CLOSING_S):
+                    await super().close()
+                    if self._transactions:
+                        await asyncio.wait(self._transactions)
+                break
+            except TimeoutError:
+                if self.commits == before:
+                    await self._give_up()
+        # The callers of functions are answered on the loop's next turn.
+        await asyncio.sleep(0)
+
+    async def _give_up(self) -> None:
+        """Answer all that nobody else will."""
+        log.warning("closing without an answer of the database, or of a function in a transaction")
+        operations, dones, self._operations, self._dones = self._operations, self._dones, [], []
+        self._given_up = True
+        self.cancel()
+        if tasks := {task for task in (self._task, *self._transactions) if task is not None and not task.done()}:
+            # A function in a thread goes on, and a coroutine may; neither can reach the transaction any more.
+            await asyncio.wait(tasks, timeout=LETTING_GO_S)
+        self._answer(operations, dones, [([], StoreClosed(GIVEN_UP)) for _ in operations])
 
     def _commit(self, operations: list[Operation], dones: list[Done]) -> None:
         loop = asyncio.get_running_loop()
@@ -54,6 +82,10 @@ class PostgresCommitter(Committer):
         begun = elapsed()
         try:
             outcome: Outcome = await self._transactor.run(operation)
+        except asyncio.CancelledError:
+            if not self._given_up:
+                raise
+            outcome = [], StoreClosed(GIVEN_UP)
         except Exception as error:  # noqa: BLE001 - as in `_run`
             outcome = [], error
         self._count(elapsed() - begun, [outcome])
@@ -64,6 +96,10 @@ class PostgresCommitter(Committer):
         begun = elapsed()
         try:
             outcomes = await self._writer.run(operations)
+        except asyncio.CancelledError:
+            if not self._given_up:
+                raise
+            outcomes = [([], StoreClosed(GIVEN_UP)) for _ in operations]
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for this batch must hear of it
             outcomes = [([], error) for _ in operations]
         self.under_way = False
