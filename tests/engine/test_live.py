@@ -65,6 +65,40 @@ def test_readers_see_them_while_the_step_runs(lab):
     assert all(abs(at - 10 * n) < 0.02 for n, (_, at) in enumerate(seen[:3])), seen
 
 
+@pytest.mark.parametrize("pause", [0, 10], ids=["quick", "slow"])
+def test_readers_are_handed_what_is_committed(lab, pause):
+    """Each reader of an answer would read each of its words from the store; a slow one would miss some or stall."""
+    asked = []
+
+    async def talk():
+        for n in range(300):
+            current_step().emit("n", n)
+            await asyncio.sleep(1)
+
+    async def flow(ctx):
+        await ctx.step(talk)
+
+    async def main():
+        async with lab.worker(flow) as app:
+            rows = app.client.store.rows
+
+            async def counted(name, *parameters):
+                asked.append(name)
+                return await rows(name, *parameters)
+
+            app.client.store.rows = counted
+            run, seen = await app.start("flow"), []
+            async for event in run.events():
+                seen.append(event)
+                await asyncio.sleep(pause)
+            return seen
+
+    seen = lab.play(main)
+    assert emitted(seen) == list(range(300))
+    assert [event.seq for event in seen] == list(range(1, 303))
+    assert asked.count("entries") < 10
+
+
 def test_a_plain_function_emits_from_its_thread(lab):
     """A step that is no coroutine could not tell how far it is."""
 

@@ -465,12 +465,11 @@ def test_those_who_watch_are_told_after_the_commit(kind, probe):
         told = []
         store.changes.on_due(lambda _: told.append(("due", runs(kind.path))))
         store.changes.on_mail(lambda numbers: told.append(("mail", numbers)))
-        watcher = store.changes.watch(number)
-        ender = store.changes.watch(number, until_end=True)
+        follower, ender = store.changes.follow(number), store.changes.watch(number)
         send = line("send", run_id="a", topic="signal:x", key=None, data="1", now=NOW)
         await store.apply(Operation([send, start("b")], changed=[number], makes_due=True))
         assert told == [("due", ["a", "b"]), ("mail", {number})]
-        assert watcher.done()
+        assert await follower.behind(0) == [], "it looks"
         assert not ender.done()
         refused = Operation([start("c", status="failed")], changed=[number], makes_due=True)
         told.clear()

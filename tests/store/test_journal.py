@@ -4,8 +4,9 @@ import pytest
 from storekit.database import claim, entry, line
 from storekit.kinds import NOW
 
-from perdure.model.entry import Entry
+from perdure.model.entry import Entry, Kind
 from perdure.model.status import Status
+from perdure.store.operation import Operation
 
 
 def test_an_owner_appends_entries_as_they_are(db):
@@ -75,6 +76,38 @@ def test_the_former_owner_is_stale_as_soon_as_another_claims_in_the_same_batch(d
     assert expired[0] == [("expired", row.number, "queued")]
     assert claimed[0][0][1] == row.number
     assert db.journal("a") == []
+
+
+def test_who_follows_a_journal_is_handed_what_stands_there(db):
+    """A reader of the writer's process would be told something else than one that reads the store."""
+    db.worker()
+    row = db.owned()
+    follower = db.store.changes.follow(row.number)
+    db.write(row, ("entries", [entry(1), Entry(2, Kind.STEP_EMITTED, "s", NOW, '"\u00e4"')]))
+    record, other = db.record(row), db.record(db.owned("b"))
+    record.entries([entry(3)])
+    other.entries([entry(1)])
+    db.batch(record, other)
+    handed = db.run(follower.behind(0))
+    assert handed == [Entry(*found) for found in db.rows("entries", row.number, 0, 100)]
+    assert [found.seq for found in handed] == [1, 2, 3]
+
+
+def test_who_follows_a_journal_looks_where_more_was_done_than_to_append(db):
+    """A reader would be told what is not stored, or stay behind what is."""
+    db.worker()
+    row = db.owned()
+    follower = db.store.changes.follow(row.number)
+    assert db.write(row, ("entries", [entry(1)]), epoch=row.epoch + 1) == [("stale",)]
+    assert db.run(follower.behind(0)) == []
+    db.write(row, ("entries", [entry(1, data='"' + "x" * 200 + '"')]))
+    assert db.run(follower.behind(0)) == [], "its payload stands elsewhere"
+    record = db.record(row)
+    record.entries([entry(2)])
+    db.batch(record, Operation(changed=[row.number]))
+    assert db.run(follower.behind(1)) == [], "somebody else has changed the run"
+    db.write(row, ("entries", [entry(3)]), ("finish", Status.COMPLETED, "1", None, NOW))
+    assert db.run(follower.behind(2)) == [], "it has ended"
 
 
 def test_an_entry_is_never_written_twice(db):

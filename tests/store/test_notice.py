@@ -1,6 +1,7 @@
 """Several processes on one Postgres: what one commits the others hear of, or find out by asking."""
 
 import asyncio
+from contextlib import closing
 
 import pytest
 from postgreskit.server import server
@@ -30,8 +31,9 @@ async def talk(url, rounds=3) -> None:
         client.client.store.start_polling()
         for place in range(rounds):
             handle = await client.start("greet", f"n{place}")
-            while (await handle.info()).status != "waiting":
-                await client.client.store.changes.watch((await client.client.row(handle.id)).number)
+            with closing(client.client.store.changes.follow((await client.client.row(handle.id)).number)) as follower:
+                while (await handle.info()).status != "waiting":
+                    await follower.behind(0)
             await client.signal(handle.id, "more", "yes")
             assert await handle.result() == f"n{place} yes"
 

@@ -307,11 +307,11 @@ def test_other_processes_commits_are_noticed(tmp_path):
         ours.changes.on_mail(mail.append)
         ours.start_polling()
         for place in range(3):
-            watcher = ours.changes.watch(number)
+            follower = ours.changes.follow(number)
             send = line("send", run_id="a", topic="signal:x", key=None, data=str(place), now=NOW)
             await theirs.apply(Operation([send]))
             async with asyncio.timeout(30):
-                await watcher
+                await follower.behind(0)
             assert len(await ours.rows("mail", json.dumps([number]))) == place + 1
         assert len(due) >= 3
         assert set(mail) == {None}
@@ -327,7 +327,7 @@ def test_only_runs_that_have_ended_wake_those_who_wait_for_an_end(tmp_path):
     async def main():
         ours, theirs = opened(tmp_path / "a.db"), opened(tmp_path / "a.db")
         numbers = [(await ours.apply(Operation([start(run_id)])))[0][1] for run_id in "ab"]
-        waiters = [ours.changes.watch(number, until_end=True) for number in numbers]
+        waiters = [ours.changes.watch(number) for number in numbers]
         await theirs.apply(Operation([line("cancel", id="a", now=NOW)]))
         poll(ours)
         await asyncio.sleep(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 from perdure.client.view import Annotation, ArtifactInfo, RunEvent, RunInfo, run_event
@@ -89,9 +90,8 @@ class RunHandle(Generic[R]):
         check_number("after", after, 0)
         store, pages, payloads = self._client.store, self._client.pages, self._client.payloads
         number = (await load_run(store, self.id)).number
-        while True:
-            waiter = store.changes.watch(number)
-            try:
+        with closing(store.changes.follow(number)) as follower:
+            while True:
                 page = await pages.after(self.id, number, after)
                 for entry in page.entries:
                     yield run_event(entry, payloads)
@@ -101,9 +101,10 @@ class RunHandle(Generic[R]):
                 if page.finished or not follow:
                     return
                 store.start_polling()
-                await waiter
-            finally:
-                waiter.cancel()
+                while handed := await follower.behind(after):
+                    for entry in handed:
+                        yield run_event(entry, payloads)
+                    after = handed[-1].seq
 
     async def _end(self) -> End:
         """How the run has ended; where it is driven here, its end comes without a look at the store."""
@@ -114,7 +115,7 @@ class RunHandle(Generic[R]):
                 return row.end
             number = row.number
         while True:
-            waiter = client.store.changes.watch(number, until_end=True)
+            waiter = client.store.changes.watch(number)
             try:
                 end = None
                 if not client.drives(number):

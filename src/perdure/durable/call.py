@@ -282,7 +282,7 @@ class Call(Generic[R]):
         look = row.owner != self._worker.number or not self._lone.number
         while True:
             # Taken before the run is read, so that nothing falls between.
-            end = changes.watch(row.number, until_end=True)
+            end = changes.watch(row.number)
             end.add_done_callback(self._ended_somewhere)
             try:
                 if look:

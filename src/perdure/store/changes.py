@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, KeysView, Mapping
 from typing import Any
 
+from perdure.model.entry import Entry
 from perdure.model.run import End
+from perdure.store.follower import Follower
 
 Waiter = asyncio.Future[End | None]
 log = logging.getLogger("perdure.store")
+NOTHING: Mapping[int, list[Entry] | None] = {}
 
 
 class Changes:
@@ -18,8 +21,9 @@ class Changes:
     One hub per store.
 
     It is told after each commit of this process, and when another process has committed (then without
-    details). Nobody is told before the commit, and being told is only a reason to look: what counts is
-    what the database says. Whoever fails on being told keeps it neither from the others nor from who tells.
+    details). Nobody is told before the commit, and being told is a reason to look: what counts is what the database
+    says. Only who follows a journal is handed what has been committed to it. Whoever fails on being told keeps it
+    neither from the others nor from who tells.
     """
 
     def __init__(self) -> None:
@@ -27,7 +31,7 @@ class Changes:
         self._mail: list[Callable[[set[int] | None], None]] = []
         self._entries: list[Callable[[], None]] = []
         self._all: list[Callable[[set[int] | None], None]] = []
-        self._waiters: dict[int, list[Waiter]] = {}
+        self._followers: dict[int, list[Follower]] = {}
         self._enders: dict[int, list[Waiter]] = {}
 
     def on_due(self, callback: Callable[[bool], None]) -> None:
@@ -53,7 +57,14 @@ class Changes:
                 listeners.remove(callback)
 
     def committed(
-        self, changed: set[int], ended: Mapping[int, End | None], mail: set[int], *, due: bool, elsewhere: bool = False
+        self,
+        changed: set[int],
+        ended: Mapping[int, End | None],
+        mail: set[int],
+        *,
+        due: bool,
+        elsewhere: bool = False,
+        handed: Mapping[int, list[Entry] | None] = NOTHING,
     ) -> None:
         """
         After a commit.
@@ -64,6 +75,7 @@ class Changes:
             mail: Runs that have got messages.
             due: Whether a run may have become due.
             elsewhere: Another process has made it, and told of it.
+            handed: Of runs that somebody follows what was appended to their journals, if nothing else was done to them.
         """
         if due:
             _tell(self._due, elsewhere)
@@ -73,10 +85,15 @@ class Changes:
             _tell(self._all, changed)
         if self._entries and (due or any(number > 0 for number in changed)):
             _tell(self._entries)
-        for number in self._waiters.keys() & changed if self._waiters else ():
-            _release(self._waiters, number)
+        if self._followers:
+            self._hand(changed, handed)
         for number in self._enders.keys() & ended.keys() if self._enders else ():
-            _release(self._enders, number, ended[number])
+            self._release(number, ended[number])
+
+    def _hand(self, changed: set[int], handed: Mapping[int, list[Entry] | None]) -> None:
+        for number in self._followers.keys() & changed:
+            for follower in self._followers[number]:
+                follower.tell(handed.get(number))
 
     @property
     def awaited(self) -> list[int]:
@@ -94,27 +111,59 @@ class Changes:
         _tell(self._mail, None)
         _tell(self._entries)
         _tell(self._all, None)
-        for number in tuple(self._waiters):
-            _release(self._waiters, number)
+        for followers in self._followers.values():
+            for follower in followers:
+                follower.tell(None)
         for number in tuple(self._enders) if ended is None else ended:
-            _release(self._enders, number)
+            self._release(number)
 
-    def watch(self, number: int, *, until_end: bool = False) -> Waiter:
+    def watch(self, number: int) -> Waiter:
         """
-        A future that is done when this run has changed, or has ended; its result is how, where that is known.
+        A future that is done when this run has ended; its result is how, where that is known.
 
-        Take it before reading the run, so that no change falls between. Cancel it when not needed.
+        Take it before reading the run, so that no end falls between. Cancel it when not needed.
         """
         waiter = asyncio.get_running_loop().create_future()
-        waiters = self._enders if until_end else self._waiters
-        waiters.setdefault(number, []).append(waiter)
-        waiter.add_done_callback(lambda done: _drop(waiters, number, done))
+        self._enders.setdefault(number, []).append(waiter)
+        waiter.add_done_callback(lambda done: self._drop(number, done))
         return waiter
+
+    def _release(self, number: int, end: End | None = None) -> None:
+        for waiter in self._enders.pop(number, ()):
+            if not waiter.done():
+                waiter.set_result(end)
+
+    def _drop(self, number: int, waiter: Waiter) -> None:
+        there = self._enders.get(number)
+        if there and waiter in there:
+            there.remove(waiter)
+            if not there:
+                del self._enders[number]
+
+    def follow(self, number: int) -> Follower:
+        """
+        Be told of each commit that changes this run, and handed what it appends to the journal.
+
+        Begin before reading the journal, so that no change falls between. Close it when not needed.
+        """
+        follower = Follower(lambda gone: self._leave(number, gone))
+        self._followers.setdefault(number, []).append(follower)
+        return follower
+
+    def _leave(self, number: int, follower: Follower) -> None:
+        self._followers[number].remove(follower)
+        if not self._followers[number]:
+            del self._followers[number]
+
+    @property
+    def following(self) -> KeysView[int]:
+        """The runs that somebody follows."""
+        return self._followers.keys()
 
     @property
     def watched(self) -> bool:
         """Whether anybody waits for a change of a run, rather than for its end."""
-        return bool(self._waiters or self._entries or self._all)
+        return bool(self._followers or self._entries or self._all)
 
     @property
     def delivering(self) -> bool:
@@ -129,17 +178,3 @@ def _tell(listeners: Iterable[Callable[..., None]], *news: Any) -> None:
         except Exception:
             # Behind it others wait to be told, and whoever tells goes on with the next commit, or looks for it.
             log.exception("an internal listener failed: %s", getattr(listener, "__qualname__", listener))
-
-
-def _release(waiters: dict[int, list[Waiter]], number: int, end: End | None = None) -> None:
-    for waiter in waiters.pop(number, ()):
-        if not waiter.done():
-            waiter.set_result(end)
-
-
-def _drop(waiters: dict[int, list[Waiter]], number: int, waiter: Waiter) -> None:
-    there = waiters.get(number)
-    if there and waiter in there:
-        there.remove(waiter)
-        if not there:
-            del waiters[number]

@@ -13,9 +13,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from perdure.errors import Overloaded, StoreClosed
+from perdure.model.entry import Entry
 from perdure.model.run import End
-from perdure.store.changes import Changes
+from perdure.store.changes import NOTHING, Changes
 from perdure.store.operation import Done, Operation, Outcome
+from perdure.store.record import appended
 
 log = logging.getLogger("perdure.store")
 Committed = Callable[[int, float, list[Exception]], None]
@@ -143,8 +145,18 @@ class Committer(ABC):
         if made_due or changed or ended or mail:
             if self._published is not None:
                 self._published(changed | mail, set(ended), mail, made_due)
-            self._changes.committed(changed | mail, ended, mail, due=made_due)
+            handed = self._handed(operations, outcomes) if self._changes.following else NOTHING
+            self._changes.committed(changed | mail, ended, mail, due=made_due, handed=handed)
         self._go_on()
+
+    def _handed(self, operations: list[Operation], outcomes: list[Outcome]) -> dict[int, list[Entry] | None]:
+        """What was appended to the journals that somebody follows; None for a run to which more was done than that."""
+        found: dict[int, list[Entry] | None] = {}
+        for operation, (rows, error) in zip(operations, outcomes, strict=True):
+            for number in self._changes.following & operation.changed if error is None else ():
+                new, before = None if rows else appended(operation), found.get(number, [])
+                found[number] = None if new is None or before is None else before + new
+        return found
 
     def _go_on(self) -> None:
         """With what was submitted meanwhile, if anything."""

@@ -155,3 +155,14 @@ def shelve(operation: Operation, run_id: str, data: str) -> str:
     operation.add("add_blob", name, len(data), data)
     operation.add("add_blob_ref", run_id, name)
     return f"@{name}"
+
+
+def appended(operation: Operation) -> list[Entry] | None:
+    """What an operation appends to its run's journal; None if it does anything else, such as to shelve a payload."""
+    found: list[Entry] = []
+    for name, parameters in operation.lines:
+        if name == "append":
+            found.append(Entry(*parameters[2:]))
+        elif name != "fence":
+            return None
+    return None if operation.body is not None else found or None

@@ -13,15 +13,25 @@ def tell(changes, changed=(), ended=(), mail=(), *, due=False):
     changes.committed(set(changed), dict.fromkeys(ended), set(mail), due=due)
 
 
+async def told(follower):
+    """Whether a follower has been told since the last time."""
+    try:
+        async with asyncio.timeout(0):
+            await follower.behind(0)
+    except TimeoutError:
+        return False
+    return True
+
+
 def test_only_those_who_are_concerned_are_told():
     """Everybody would look after each commit, or the one who waits would not."""
 
     async def main(changes):
-        one, other = changes.watch(1), changes.watch(2)
+        one, other = changes.follow(1), changes.follow(2)
         tell(changes, changed=[1, 3])
-        assert (one.done(), other.done()) == (True, False)
+        assert (await told(one), await told(other)) == (True, False)
         tell(changes, changed=[2])
-        assert other.done()
+        assert (await told(one), await told(other)) == (False, True)
 
     play(main)
 
@@ -30,9 +40,9 @@ def test_who_waits_for_an_end_is_not_told_of_steps():
     """Whoever waits for a result would read the run after each of its steps."""
 
     async def main(changes):
-        ender, watcher = changes.watch(1, until_end=True), changes.watch(1)
+        ender = changes.watch(1)
         tell(changes, changed=[1])
-        assert (ender.done(), watcher.done()) == (False, True)
+        assert not ender.done()
         tell(changes, changed=[1], ended=[1])
         assert ender.done()
 
@@ -43,7 +53,7 @@ def test_all_who_watch_one_run_are_told():
     """The second waiter for a result would wait for ever."""
 
     async def main(changes):
-        waiters = [changes.watch(1, until_end=True) for _ in range(5)]
+        waiters = [changes.watch(1) for _ in range(5)]
         waiters[2].cancel()
         await asyncio.sleep(0)
         tell(changes, ended=[1])
@@ -58,10 +68,12 @@ def test_a_watch_is_over_when_it_was_told_or_given_up():
 
     async def main(changes):
         assert not changes.watched
-        first, second = changes.watch(1), changes.watch(2, until_end=True)
+        first, second, third = changes.follow(1), changes.watch(2), changes.follow(1)
         assert changes.watched
         assert changes.awaited == [2]
-        first.cancel()
+        first.close()
+        assert changes.watched
+        third.close()
         tell(changes, ended=[2])
         await second
         await asyncio.sleep(0)
@@ -76,10 +88,10 @@ def test_a_new_watch_is_not_disturbed_by_the_end_of_an_old_one():
 
     async def main(changes):
         changes.watch(1)
-        tell(changes, changed=[1])
+        tell(changes, ended=[1])
         again = changes.watch(1)
         await asyncio.sleep(0)
-        tell(changes, changed=[1])
+        tell(changes, ended=[1])
         assert again.done()
 
     play(main)
@@ -128,10 +140,10 @@ def test_another_processs_commit_may_concern_everybody():
         heard = []
         changes.on_due(lambda _: heard.append("due"))
         changes.on_mail(heard.append)
-        watcher, ender = changes.watch(1), changes.watch(2, until_end=True)
+        follower, ender = changes.follow(1), changes.watch(2)
         changes.committed_elsewhere()
         assert heard == ["due", None]
-        assert (watcher.done(), ender.done()) == (True, True)
+        assert (await told(follower), ender.done()) == (True, True)
 
     play(main)
 
@@ -140,10 +152,10 @@ def test_of_those_who_wait_for_an_end_only_the_known_ends_are_told():
     """Each commit of another process would wake all who wait for results."""
 
     async def main(changes):
-        watcher = changes.watch(3)
-        enders = {number: changes.watch(number, until_end=True) for number in (1, 2)}
+        follower = changes.follow(3)
+        enders = {number: changes.watch(number) for number in (1, 2)}
         changes.committed_elsewhere({1})
         assert {number: ender.done() for number, ender in enders.items()} == {1: True, 2: False}
-        assert watcher.done()
+        assert await told(follower)
 
     play(main)
