@@ -1,4 +1,4 @@
-"""When what steps have emitted is stored: that of all runs together, the later the more of it comes."""
+"""When what steps have emitted is stored: that of all runs together, the more of it comes, the more of it at once."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import asyncio
 import math
 from collections.abc import Callable
 
-LONGEST_S = 0.0105
-"""From one time to the next when much comes: of 2,000 entries a second, 20 share a commit."""
+COMPANY = 21
+"""So many entries share a commit when much comes."""
 MUCH = 1_700
-"""Entries a second from which on they wait so long; of fewer each waits less, in proportion."""
+"""Entries a second from which on they do; of fewer, fewer wait for each other, and less long."""
+LONGEST_S = 0.012
+"""From one time to the next when much comes and less than COMPANY has come."""
 MEMORY_S = 0.02
-"""Of what has come in about this time the next wait is made."""
-CROWD = 32
-"""From so many entries on it does not wait for the time."""
+"""Of what has come in about this time is known how much comes."""
 
 
 class Cadence:
@@ -30,6 +30,8 @@ class Cadence:
         self._stores: dict[Callable[[], None], None] = {}
         self._entries = 0
         self._rate = 0.0
+        self._enough = 1
+        self._longest = 0.0
         self._last = float("-inf")
         self._timer: asyncio.Handle | None = None
         self._at_once = False
@@ -38,12 +40,15 @@ class Cadence:
         """One more entry waits; `store` is called once for all that come until then. On the loop's thread only."""
         self._entries += 1
         self._stores[store] = None
-        if self._at_once or (self._timer is not None and self._entries < CROWD):
+        if self._at_once:
             return
-        wait = self._last + LONGEST_S * min(1.0, self._rate / MUCH) - self._loop.time()
-        if wait > 0 and self._entries < CROWD:
-            self._timer = self._loop.call_later(wait, self._fire)
-            return
+        if self._entries < self._enough:
+            if self._timer is not None:
+                return
+            wait = self._last + self._longest - self._loop.time()
+            if wait > 0:
+                self._timer = self._loop.call_later(wait, self._fire)
+                return
         if self._timer is not None:
             self._timer.cancel()
         self._at_once = True
@@ -54,6 +59,8 @@ class Cadence:
         passed = max(now - self._last, 1e-6)
         fades = math.exp(-passed / MEMORY_S)
         self._rate = fades * self._rate + (1 - fades) * self._entries / passed
+        share = min(1.0, self._rate / MUCH)
+        self._enough, self._longest = max(1, round(COMPANY * share * share)), LONGEST_S * share
         self._last, self._timer, self._at_once, self._entries = now, None, False, 0
         stores, self._stores = self._stores, {}
         for store in stores:
