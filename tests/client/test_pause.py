@@ -5,8 +5,10 @@ import asyncio
 import pytest
 
 from perdure import Context
+from perdure.engine.drive import Driver
 from perdure.engine.writer import Writer
 from perdure.errors import IllegalMove, RunCancelled, RunFailed, RunFinished, RunNotFound, RunTimedOut
+from perdure.store.base import BaseStore
 from perdure.store.operation import Operation
 
 
@@ -255,6 +257,80 @@ def test_a_run_that_is_being_paused_can_be_cancelled(desk, monkeypatch):
         await app.client.pause("r")
         await asyncio.sleep(6)
         await app.cancel("r")
+        async with asyncio.timeout(60):
+            with pytest.raises(RunCancelled):
+                await run.result()
+
+    desk.play(main, flow)
+
+
+def slow_pauses(monkeypatch):
+    """Let it take 5 seconds until a pause of the worker's own is stored; returns how many there were."""
+    real, paused = BaseStore.submit, []
+
+    def submit(store, operation, done):
+        if any(name == "pause_own" for name, _ in operation.lines):
+            paused.append(1)
+            asyncio.get_running_loop().call_later(5, real, store, operation, done)
+        else:
+            real(store, operation, done)
+
+    monkeypatch.setattr(BaseStore, "submit", submit)
+    return paused
+
+
+@pytest.mark.parametrize("why", ["divergence", "mistake"])
+def test_a_run_that_is_being_put_aside_can_be_cancelled(desk, monkeypatch, why):
+    """As above, for a run whose code has changed, and for one that perdure cannot go on with."""
+    paused = slow_pauses(monkeypatch)
+
+    async def flow(ctx: Context) -> None:
+        await ctx.step("was" if changed == [False] or why == "mistake" else "is", lambda: None)
+        await ctx.sleep(10)
+        await ctx.receive("never")
+
+    def fail(*_):
+        raise RuntimeError("a mistake of ours")
+
+    changed = [False]
+
+    async def main(app):
+        run = await app.start("flow", id="r")
+        await asyncio.sleep(1)
+        changed.append(True)
+        with monkeypatch.context() as broken:
+            if why == "mistake":
+                broken.setattr(Driver, "_wake", fail)
+            await asyncio.sleep(11)
+        assert len(paused) == 1
+        await app.cancel("r")
+        async with asyncio.timeout(60):
+            with pytest.raises(RunCancelled):
+                await run.result()
+        assert len(paused) == 1
+
+    desk.play(main, flow)
+
+
+def test_a_run_that_cannot_even_end_is_put_aside_for_good(desk, monkeypatch):
+    """It would be claimed and put aside again and again, as often as the database can."""
+    paused = slow_pauses(monkeypatch)
+
+    async def flow(ctx: Context) -> None:
+        await ctx.receive("never")
+
+    def fail(*_):
+        raise RuntimeError("a mistake of ours")
+
+    async def main(app):
+        with monkeypatch.context() as broken:
+            broken.setattr(Driver, "_wake", fail)
+            run = await app.start("flow", id="r")
+            await asyncio.sleep(1)
+            await app.cancel("r")
+            await asyncio.sleep(100)
+            assert (len(paused), (await run.info()).status) == (2, "paused")
+        await app.client.resume("r")
         async with asyncio.timeout(60):
             with pytest.raises(RunCancelled):
                 await run.result()

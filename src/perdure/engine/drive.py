@@ -460,7 +460,7 @@ class Driver:
             self._writer.taking.clear()
         self.machine.mark(Kind.PAUSED, now, seal_reason(self.host.payloads, reason))
         record = self._writer.record()
-        record.pause(reason, now if diverged is None else None)
+        record.pause(reason, None if diverged and self.machine.compensating else now)
         self._leave(record, "paused", diverged)
 
     def _stop_diverged(self, divergence: Divergence) -> None:
