@@ -7,6 +7,7 @@ from postgreskit.server import ON_POSTGRES
 
 from perdure import AsyncTransaction, Context, RecordedError, Retry, Terminal, Transaction, current_step
 from perdure.errors import InvalidOption, NotSerializable
+from perdure.store.operation import Operation
 
 
 class Broken(Exception):
@@ -276,6 +277,84 @@ def test_a_coroutine_function_that_waits(lab):
     else:
         assert "await nothing but its transaction" in ended.value
         assert rows == [100, 0]
+
+
+class Odd(BaseException):
+    """Not even an Exception."""
+
+
+@pytest.mark.parametrize("coroutine", [False, True])
+@pytest.mark.parametrize("error", [Odd("no"), SystemExit("no")], ids=lambda error: type(error).__name__)
+def test_what_is_no_exception_is_a_failure_too(lab, error, coroutine):
+    """It would end the thread or the task that commits: nothing would be stored in this process ever again."""
+
+    def plain(*_):
+        raise error
+
+    async def asynchronous(*_):
+        raise error
+
+    fn = asynchronous if coroutine else plain
+
+    async def flow(ctx: Context) -> list:
+        await ctx.transaction(create)
+        found = []
+        for call in (ctx.step, ctx.transaction):
+            try:
+                await call(fn)
+            except (RecordedError, Odd, SystemExit) as caught:
+                found.append((type(caught).__name__, str(caught)))
+        return [*found, await ctx.transaction(move, 30)]
+
+    ended, rows = play(lab, flow)
+    as_a_step, as_a_transaction, after = ended.value
+    assert as_a_step == as_a_transaction
+    assert (after, rows) == ([70, 30], [70, 30])
+
+
+@pytest.mark.parametrize("error", [Odd("no"), SystemExit("no")], ids=lambda error: type(error).__name__)
+def test_what_is_no_exception_reaches_who_gave_the_function(lab, error):
+    """As above, for a function that comes with a command."""
+
+    def fail(_):
+        raise error
+
+    async def main():
+        async with lab.app().connected() as app:
+            with pytest.raises(type(error)):
+                await app.client.store.apply(Operation(body=fail))
+            assert await app.client.store.apply(Operation(body=lambda _: [])) == []
+
+    lab.play(main)
+
+
+@pytest.mark.skipif(not ON_POSTGRES, reason="on SQLite a function has the file for itself, and may await nothing else")
+def test_leaving_does_not_wait_for_ever(lab):
+    """A function that hangs would keep its worker from stopping; its run would be owned until the lease ends."""
+    ran = []
+
+    async def hang(tx: AsyncTransaction) -> str:
+        ran.append(1)
+        await tx.execute("insert into tally values (1)")
+        await asyncio.sleep(10_000 if len(ran) == 1 else 1)
+        return "second"
+
+    async def flow(ctx: Context) -> str:
+        return await ctx.transaction(hang)
+
+    async def main():
+        async with lab.worker(flow, options={"drain": 20}) as app:
+            await lab.spoil(app, "create table tally (n integer)")
+            await app.start("flow", id="r")
+            await asyncio.sleep(1)
+        assert lab.seconds() == 21
+        async with lab.worker(flow) as app:
+            ended = await lab.ended(app, "r")
+            assert (ended.value, ended.info.takeovers, len(ran)) == ("second", 0, 2)
+            assert ended.keys("attempt_failed") == []
+            assert await lab.sql(app, "select count(*) from tally") == [(1,)]
+
+    lab.play(main)
 
 
 @pytest.mark.skipif(not ON_POSTGRES, reason="on SQLite a function has the file for itself, and may await nothing else")

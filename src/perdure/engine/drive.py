@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+from asyncio import CancelledError
 from typing import Any, cast
 
 from perdure.clock import micros
@@ -24,7 +25,7 @@ from perdure.engine.machine import ENDED, EVICTED, ChildStart, Machine
 from perdure.engine.request import ChildRequest, Request, StepRequest
 from perdure.engine.saga import cancel_again, to_compensate
 from perdure.engine.steps import COMPENSATION_FAILED, Steps
-from perdure.engine.transact import transact
+from perdure.engine.transact import Transacting, transact
 from perdure.engine.waits import CANCEL, PAUSE, Waits
 from perdure.engine.writer import Writer
 from perdure.errors import Divergence, HistoryTooLong, Overloaded, PerdureError, Stalled, StoreError
@@ -70,8 +71,8 @@ class Driver:
         self._waits = Waits()
         self._steps = Steps(host, self.machine, self._waits, self._now, self.attempt_ended, self.deliver)
         self._deferred: list[tuple[Attempt, str, Any, BaseException | None]] = []
-        # Whether a transaction of the workflow is being committed, whose entry must be the next one.
-        self._exclusive = False
+        # The transaction of the workflow that is being committed, whose entry must be the next one.
+        self._exclusive: Transacting | None = None
         self._checking = 0
         self._pausing: Message | None = None
         self._releasing = False
@@ -241,8 +242,7 @@ class Driver:
         elif self._steps.ready:
             request = self._steps.begin_ready(self.run)
             if request is not None:
-                self._exclusive = True
-                transact(self.host, self.run, request, self.machine.length + 1, self._transacted, begun=self._now())
+                self._exclusive = self._steps.transacting = transact(self.host, machine, request, self._transacted)
             self._alarm.set(self._first_time())
         elif self._may_park():
             self._commit()
@@ -348,7 +348,7 @@ class Driver:
     @guarded
     def _transacted(self, request: StepRequest, entry: Entry | None, decoded: Any, error: BaseException | None) -> None:
         """A transaction has been committed, or has failed and left no row; or the run is lost."""
-        self._exclusive = False
+        self._exclusive = None
         if self.state != "driving":
             return
         if entry is not None:
@@ -359,8 +359,8 @@ class Driver:
         elif error is not None:
             if self.machine.wanted.get(request.key) is not request:
                 pass
-            elif isinstance(error, Overloaded) or (isinstance(error, StoreError) and error.retryable):
-                # The database failed, not the step: the attempt does not count, as with any other commit.
+            elif isinstance(error, Overloaded | CancelledError) or (isinstance(error, StoreError) and error.retryable):
+                # The database failed, or this worker leaves: the attempt does not count, as with any other commit.
                 request.retry_at = self._now() + STORE_RETRY
                 self._waits.add(request)
             else:

@@ -15,6 +15,7 @@ from perdure.engine.ledger import Rider, ride
 from perdure.engine.live import Live
 from perdure.engine.machine import Machine
 from perdure.engine.request import StepRequest
+from perdure.engine.transact import Transacting
 from perdure.engine.waits import Waits
 from perdure.errors import StepInterrupted, StepTimedOut
 from perdure.model.entry import Kind
@@ -38,6 +39,7 @@ class Steps:
         stopped: The compensation that has failed for good, and its error: an operator must decide.
         ready: Steps that may begin once everything before them is durable (I2).
         running: Their bodies, by key.
+        transacting: The last of those that run inside a transaction.
     """
 
     __slots__ = (
@@ -53,6 +55,7 @@ class Steps:
         "ready",
         "running",
         "stopped",
+        "transacting",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0917 - one per part; made for every run
@@ -67,6 +70,7 @@ class Steps:
         self.ready: list[StepRequest] = []
         self.running: dict[str, Attempt] = {}
         self.stopped: tuple[StepRequest, BaseException] | None = None
+        self.transacting: Transacting | None = None
         self._starting: list[StepRequest] = []
         self._host = host
         self._machine = machine
@@ -177,6 +181,8 @@ class Steps:
         """Stop all bodies; what they do from now on does not matter, what they have emitted does."""
         for attempt in self.running.values():
             attempt.cancel()
+        if self.transacting is not None:
+            self.transacting.give_up()
         self.running.clear()
         self.ready.clear()
         self._starting.clear()

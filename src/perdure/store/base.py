@@ -12,7 +12,7 @@ from perdure.store.batch import Probe
 from perdure.store.changes import Changes
 from perdure.store.commit import Committed, Committer
 from perdure.store.migrate import Migration
-from perdure.store.operation import Done, Operation, Row
+from perdure.store.operation import Done, Odd, Operation, Row
 
 CLOSED = "The store is not open: use it inside `async with app:`."
 C = TypeVar("C", bound=Committer)
@@ -78,7 +78,7 @@ class BaseStore(Generic[C]):
             if error is None:
                 answered.set_result(rows)
             else:
-                answered.set_exception(error)
+                answered.set_exception(error.raised if isinstance(error, Odd) else error)
 
         self.submit(operation, done)
         return await answered

@@ -22,7 +22,7 @@ from perdure.store.operation import (
 )
 from perdure.store.queries import Statement
 from perdure.store.sqlite_errors import UNSTORABLE, mapped
-from perdure.store.transaction import at_once, refuse_control
+from perdure.store.transaction import at_once, carried, refuse_control
 
 Probe = Callable[[str, Sequence[Operation]], None]
 BUSY_MILLISECONDS = 10_000
@@ -64,9 +64,9 @@ def _run_body(body: Callable[[Any], list[Line]] | AsyncBody | Guarded, connectio
         return body.lines
     transaction = SqliteTransaction(connection)
     if not isinstance(body, AsyncBody):
-        return body(transaction)
+        return carried(body, transaction)
     coroutine = body.call(SqliteAsyncTransaction(transaction))
-    return body.context.copy().run(at_once, coroutine, "ctx.transaction(fn)", _MAY_AWAIT)
+    return carried(body.context.copy().run, at_once, coroutine, "ctx.transaction(fn)", _MAY_AWAIT)
 
 
 def _refuse_control(_cursor: apsw.Cursor, sql: str, _parameters: object) -> bool:

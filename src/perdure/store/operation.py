@@ -194,6 +194,14 @@ class Guarded(NamedTuple):
     lines: list[Line]
 
 
+class Odd(Exception):
+    """What a function in a transaction has raised that is no `Exception`, on its way to whoever gave the function."""
+
+    def __init__(self, raised: BaseException) -> None:
+        super().__init__(f"{type(raised).__name__}: {raised}")
+        self.raised = raised
+
+
 class AsyncBody(NamedTuple):
     """
     A coroutine function that runs inside a transaction.

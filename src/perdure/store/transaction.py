@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 from perdure.errors import InvalidOption
+from perdure.store.operation import Odd
 
 T = TypeVar("T")
 _CONTROL = {"begin", "commit", "end", "rollback", "savepoint", "release"}
@@ -75,6 +77,31 @@ def _from_asyncio(error: RuntimeError) -> bool:
     while place is not None and place.tb_next is not None:
         place = place.tb_next
     return place is not None and str(place.tb_frame.f_globals.get("__name__", "")).startswith("asyncio.")
+
+
+def carried(function: Callable[..., T], *args: Any) -> T:
+    """
+    Call a user's function; whatever it raises must be its own outcome, and end neither a thread nor a loop of ours.
+
+    Raises:
+        Odd: It raised what is no `Exception`.
+    """
+    try:
+        return function(*args)
+    except Exception:
+        raise
+    except BaseException as raised:
+        raise Odd(raised) from raised
+
+
+async def carried_in_task(function: Coroutine[Any, Any, T]) -> T:
+    """The same for a coroutine that runs on the loop, whose own task may be cancelled or dropped."""
+    try:
+        return await function
+    except (Exception, asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as raised:
+        raise Odd(raised) from raised
 
 
 def refuse_control(sql: str) -> None:

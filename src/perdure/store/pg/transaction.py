@@ -13,7 +13,7 @@ from perdure.errors import OperationRefused, StoreClosed
 from perdure.store.operation import AsyncBody, Guarded, Line, Operation
 from perdure.store.pg import lasting
 from perdure.store.pg.errors import AGAIN, BROKEN, mapped, state_of, unsure
-from perdure.store.transaction import refuse_control
+from perdure.store.transaction import carried, carried_in_task, refuse_control
 
 
 class Theirs(Exception):
@@ -122,10 +122,11 @@ async def run_body(operation: Operation, connection: asyncpg.Connection, clock: 
     transaction = PostgresAsyncTransaction(connection, clock)
     try:
         if isinstance(body, AsyncBody):
-            task = asyncio.get_running_loop().create_task(body.call(transaction), context=body.context.copy())
+            function = carried_in_task(body.call(transaction))
+            task = asyncio.get_running_loop().create_task(function, context=body.context.copy())
             lines = await task
         else:
-            lines = await asyncio.to_thread(body, PostgresTransaction(transaction))
+            lines = await asyncio.to_thread(carried, body, PostgresTransaction(transaction))
         transaction.check_kept()
     except Exception as error:
         if (current := asyncio.current_task()) is not None and current.cancelling():
