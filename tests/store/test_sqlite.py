@@ -27,8 +27,10 @@ from perdure.errors import (
 )
 from perdure.model.limits import Limits
 from perdure.store import sqlite
+from perdure.store.batch import LOG_PAGES, PAGE_BYTES
 from perdure.store.operation import Operation
 from perdure.store.sqlite import SqliteStore
+from perdure.store.sqlite_commit import MANY
 from perdure.worker.claims import claiming
 
 NOBODY = 65534
@@ -61,7 +63,7 @@ def test_commits_are_as_durable_as_asked_for(tmp_path, synchronous, level):
     for connection in (store._writer, store._reader):
         assert pragma(connection, "synchronous") == level
         assert pragma(connection, "journal_mode") == "wal"
-        assert pragma(connection, "wal_autocheckpoint") == sqlite.CHECKPOINT_PAGES
+        assert pragma(connection, "wal_autocheckpoint") == LOG_PAGES
     close(store)
 
 
@@ -94,6 +96,50 @@ def test_what_was_stored_is_there_when_the_file_is_opened_again(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.db"], "the log was merged into the file"
     store = opened(tmp_path / "a.db")
     assert asyncio.run(store.select("select id from perdure_runs")) == [("a",)]
+    close(store)
+
+
+def test_who_commits_much_gets_room_in_the_log(tmp_path):
+    """Each commit would make the log longer, which takes the disk about as long again as the commit itself."""
+    store = opened(tmp_path / "a.db")
+
+    async def main(names):
+        for name in names:
+            await store.apply(Operation([start(name)]))
+
+    asyncio.run(main(map(str, range(MANY - 1))))
+    log = tmp_path / "a.db-wal"
+    before = log.stat().st_size
+    asyncio.run(main(["last"]))
+    room = log.stat().st_size
+    assert before < room
+    assert room >= LOG_PAGES * PAGE_BYTES
+    asyncio.run(main(map(str, range(1_000, 1_100))))
+    assert log.stat().st_size == room
+    for name in ("a.db", "a.db-wal"):  # as a process that is killed now leaves them
+        shutil.copy(tmp_path / name, tmp_path / f"left-{name}")
+    left = opened(tmp_path / "left-a.db")
+    assert asyncio.run(left.select("select count(*) from perdure_runs")) == [(MANY + 100,)]
+    assert asyncio.run(left.select("select name from sqlite_schema where name like '%room%'")) == []
+    assert pragma(left._writer, "integrity_check") == "ok"
+    close(store, left)
+
+
+@pytest.mark.parametrize("why", ["busy", "full"])
+def test_where_there_is_no_room_commits_go_on(tmp_path, why):
+    """What only makes commits quicker would make them fail, or leave a transaction open."""
+    store = opened(tmp_path / "a.db")
+    asyncio.run(store.apply(Operation([start("a")])))
+    with closing(apsw.Connection(str(tmp_path / "a.db"))) as other:
+        if why == "busy":
+            other.execute("begin immediate")
+        else:
+            store._writer.execute(f"pragma max_page_count = {pragma(store._writer, 'page_count') + 100}")
+        cached = pragma(store._writer, "cache_size")
+        store._committer._runner.make_room()
+        assert (store._writer.in_transaction, pragma(store._writer, "cache_size")) == (False, cached)
+    asyncio.run(store.apply(Operation([start("b")])))
+    assert asyncio.run(store.select("select count(*) from perdure_runs")) == [(2,)]
     close(store)
 
 

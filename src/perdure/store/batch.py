@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +27,9 @@ from perdure.store.transaction import at_once, carried, refuse_control
 
 Probe = Callable[[str, Sequence[Operation]], None]
 BUSY_MILLISECONDS = 10_000
+LOG_PAGES = 1_000
+"""So many pages of the log are copied into the file at a time; then it is written anew from its beginning."""
+PAGE_BYTES = 4_096
 _MAY_AWAIT = "on SQLite it may await nothing but its transaction, as it keeps the whole file waiting"
 _PLACE = {name: place for place, name in enumerate(ORDER)}
 
@@ -135,6 +139,30 @@ class BatchRunner:
             return self.run(batch)
         finally:
             self._connection.set_busy_timeout(0)
+
+    def make_room(self) -> None:
+        """
+        Let the log be at once as long as it will get, if it is on disk.
+
+        A commit that makes it longer takes the disk about twice as long as one that writes over what is there. So what
+        is written here is taken back, and stays as room.
+        """
+        log = f"{self._path}-wal"
+        if not os.path.exists(log) or os.path.getsize(log) >= LOG_PAGES * PAGE_BYTES:  # noqa: PTH110, PTH202 - no pathlib
+            return
+        execute = self._cursor.execute
+        ((cached,),) = execute("pragma cache_size")
+        try:
+            execute("pragma cache_size = 10")  # what there is no room for in memory goes to the log
+            execute("begin immediate")
+            execute("create table perdure_room (data)")
+            execute("insert into perdure_room values (zeroblob(?))", (LOG_PAGES * PAGE_BYTES,))
+        except apsw.Error:
+            pass  # somebody else writes, or the disk is full: whoever commits next will hear of it
+        finally:
+            if self._connection.in_transaction:
+                execute("rollback")
+            execute(f"pragma cache_size = {cached}")
 
     def _append(self, batch: list[Operation]) -> list[Outcome]:
         """

@@ -16,7 +16,7 @@ from perdure.clock import Clock
 from perdure.errors import InvalidOption, SchemaMissing, StoreClosed, StoreReadOnly, StoreUnavailable
 from perdure.model.limits import Limits
 from perdure.store.base import CLOSED, BaseStore
-from perdure.store.batch import BUSY_MILLISECONDS, BatchRunner, Probe
+from perdure.store.batch import BUSY_MILLISECONDS, LOG_PAGES, BatchRunner, Probe
 from perdure.store.caller import Caller
 from perdure.store.changes import Changes
 from perdure.store.joined import JoinedSqlite
@@ -27,7 +27,6 @@ from perdure.store.queries import statements
 from perdure.store.sqlite_commit import SqliteCommitter
 from perdure.store.sqlite_errors import UNSTORABLE, mapped, mapping
 
-CHECKPOINT_PAGES = 4_000
 BACKUP_PAGES = 1_000
 POLL_QUICK_S = 0.005
 POLL_SLOW_S = 0.05
@@ -135,7 +134,7 @@ class SqliteStore(BaseStore[SqliteCommitter]):
         # Without this, statements whose parameters the planner peeks at are prepared anew for each execution.
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         connection.execute(f"pragma synchronous = {self._synchronous}")
-        connection.execute(f"pragma wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        connection.execute(f"pragma wal_autocheckpoint = {LOG_PAGES}")
         return connection
 
     async def close(self) -> None:

@@ -14,6 +14,8 @@ from perdure.store.operation import Done, Operation, Outcome
 
 INLINE_SECONDS = 0.004
 """Commits expected to take less are made on the loop's own thread: handing one over costs about as much."""
+MANY = 100
+"""A process that has made so many commits gets room in the log; by then that has cost about what the room takes."""
 
 
 class SqliteCommitter(Committer):
@@ -82,6 +84,8 @@ class SqliteCommitter(Committer):
         self._expected += (seconds - self._expected) * 0.2
         self._count(seconds, outcomes)
         self._answer(operations, dones, outcomes)
+        if self.commits == MANY:
+            self._runner.make_room()
 
 
 def _carry_code(operations: list[Operation]) -> bool:
