@@ -70,6 +70,23 @@ def test_the_worker_dies_before_the_parent_knows(desk, mine, result):
     desk.play(main, flow, other, healthy=False)
 
 
+def test_the_worker_dies_and_the_id_looks_like_one_of_perdures_own(desk):
+    """As above, for an id that the workflow has made of its own run's."""
+    flow = conflicts("p/x")
+
+    async def main(app):
+        await app.start("other", id="p/x")
+        app.worker.check_child = lambda *_: app.worker.kill()
+        await app.start("flow", id="p")
+        await asyncio.sleep(200)
+        assert app.worker.statistics == {"driven": 0, "parked": 0}
+        async with desk.app(flow, other) as second:
+            async with asyncio.timeout(3 * 86_400):
+                assert await second.handle("p").result() == ["p/x is taken"]
+
+    desk.play(main, flow, other, healthy=False)
+
+
 @pytest.mark.parametrize("cached", [0, 10])
 def test_an_id_that_perdure_has_made_up(desk, cached):
     """A parent that was parked with its child's start would wait for ever, as nobody told it whose the child is."""

@@ -157,9 +157,15 @@ def start_child(machine: Machine, registry: Registry, workflow: Any, args: tuple
 
 def doubtful(machine: Machine) -> list[ChildStart]:
     """After a replay: awaited children with chosen ids, which may be others', or have ended before and untold."""
-    own, new = f"{machine.run.id}/", {child.child_id for child in machine.children}
+    own, new = machine.run.id, {child.child_id for child in machine.children}
     return [
         ChildStart(request.key, request.child_id, request.workflow, "", None, detached=False, tags=(), chosen=True)
         for request in machine.wanted.values()
-        if isinstance(request, ChildRequest) and request.child_id not in new and not request.child_id.startswith(own)
+        if isinstance(request, ChildRequest) and request.child_id not in new and not _made_up(own, request)
     ]
+
+
+def _made_up(parent: str, request: ChildRequest) -> bool:
+    """Whether the id is one that `ids.child_run_id` gives, in whichever generation; of a long one nobody can tell."""
+    made = f"{parent}/{request.key}"
+    return request.child_id == made or request.child_id.startswith(f"{made}@")
