@@ -71,7 +71,24 @@ def test_a_process_that_cannot_be_started_is_tried_again(monkeypatch, caplog):
 
 def test_ends_in_words():
     """Somebody who reads the log would have to know the numbers of signals."""
-    assert (named(-9), named(3)) == ("signal SIGKILL", "exit code 3")
+    assert (named(-9), named(3), named(-40)) == ("signal SIGKILL", "exit code 3", "signal 40")
+
+
+def test_a_supervisor_that_cannot_go_on_says_so(monkeypatch):
+    """Say its output is gone: a process that dies then would not be started again, and nobody would know."""
+
+    def say(*_, **__):
+        raise BrokenPipeError
+
+    def command(_number):
+        return [sys.executable, "-c", "import sys; sys.stdin.read()"]
+
+    async def main():
+        async with asyncio.timeout(30):
+            await Supervisor(command, 2, say).run()
+
+    with pytest.raises(BrokenPipeError):
+        asyncio.run(main())
 
 
 def processes(shop, *words, **env):

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from perdure import App
+from perdure.errors import StoreUnavailable
 from perdure.stream import tails as tails_module
 from perdure.stream.content import Content
 from perdure.stream.offset import cursor_after
@@ -96,6 +97,32 @@ def test_one_look_for_everybody_when_another_process_has_committed(file_place):
         for tail in tails:
             tail.cancel()
         await asyncio.gather(*tails, return_exceptions=True)
+
+    file_place.play(main)
+
+
+@pytest.mark.parametrize(
+    "error", [StoreUnavailable("away"), RuntimeError("a mistake of ours")], ids=["away", "mistake"]
+)
+def test_a_look_that_fails_wakes_everybody(file_place, monkeypatch, error):
+    """What another process has appended would be seen after its next commit, or in an hour."""
+
+    async def fail(_):
+        raise error
+
+    async def main(app, web):
+        stream = app.stream("s", int)
+        await stream.create()
+        following = asyncio.ensure_future(anext(aiter(stream.tail())))
+        await settled(app, 1)
+        changes = app.client.store.changes
+        told, changes.committed = changes.committed, lambda *_, **__: None
+        await stream.append(7)
+        changes.committed = told
+        monkeypatch.setattr(tails_module.Tails, "_moved", fail)
+        changes.committed_elsewhere()
+        async with asyncio.timeout(1):
+            assert (await following).value == 7
 
     file_place.play(main)
 

@@ -56,7 +56,8 @@ class Supervisor:
             keepers = [asyncio.ensure_future(self._keep(number)) for number in range(1, self._count + 1)]
             told = asyncio.ensure_future(stop.told.wait())
             given_up = asyncio.ensure_future(self._stopping.wait())
-            await asyncio.wait((told, given_up), return_when=asyncio.FIRST_COMPLETED)
+            # None of the keepers ends before, unless by a mistake, which must not leave fewer processes in silence.
+            await asyncio.wait((told, given_up, *keepers), return_when=asyncio.FIRST_COMPLETED)
             self._stopping.set()
             for waiting in (told, given_up):
                 waiting.cancel()
@@ -65,6 +66,9 @@ class Supervisor:
                 self._say("draining", text, signal=stop.by, processes=len(self._running))
             for process in self._running.values():
                 _send(process, signal.SIGTERM)
+            await asyncio.wait(keepers)
+            for process in self._running.values():  # those whose keepers have gone
+                await process.wait()
             await asyncio.gather(*keepers)
         return self._code
 
@@ -129,7 +133,12 @@ def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
 
 def named(code: int) -> str:
     """An exit code as Python gives it, in words."""
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:  # those for real time have no names
+        return f"signal {-code}"
 
 
 def orphaned(tell: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Iterable
 
 from perdure.clock import elapsed
@@ -12,6 +13,7 @@ from perdure.store.store import Store
 from perdure.stream.offset import Offset
 from perdure.stream.source import Page, Source
 
+log = logging.getLogger("perdure.stream")
 KEPT_S = 0.1
 """How long a page is kept for others who are woken at the same time."""
 SHARE = 4
@@ -109,7 +111,9 @@ class Tails:
                 self._again, begun = False, elapsed()
                 try:
                     moved = await self._moved()
-                except StoreError:
+                except Exception as error:
+                    if not isinstance(error, StoreError):
+                        log.exception("what has moved cannot be found out, so all who wait look")
                     moved = list(self._waiting)  # each sees for itself
                 self._wake(moved)
                 await asyncio.sleep((elapsed() - begun) * SHARE)
