@@ -567,6 +567,29 @@ def test_idempotency_key_is_stable_over_attempts(lab):
     assert keys == [("order-1/pay", "order-1", "flow", "pay")] * 2 + [("order-1/pay#2", "order-1", "flow", "pay#2")]
 
 
+def test_what_is_done_again_has_another_idempotency_key(lab):
+    """A service would give a rerun the answer that it gave before, and nothing would be done anew."""
+    keys = []
+
+    def pay() -> None:
+        keys.append(current_step().idempotency_key)
+
+    async def flow(ctx: Context) -> None:
+        await ctx.step("reserve", pay)
+        await ctx.step("pay", pay)
+
+    async def main():
+        async with lab.worker(flow) as app:
+            await app.start("flow", id="r")
+            await lab.ended(app, "r")
+            for before in ("pay", ""):
+                await app.client.rerun("r", before=before)
+                await lab.ended(app, "r")
+
+    lab.play(main)
+    assert keys == ["r/reserve", "r/pay", "r/pay@2", "r/reserve@3", "r/pay@3"]
+
+
 def test_the_attempt_is_known_to_the_body_and_only_there(lab):
     """ctx.attempt would lie, or have a meaning outside a body."""
     attempts = []

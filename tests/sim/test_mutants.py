@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tests.sim.run import simulate
 
-from perdure import StageContext, current_step
 from perdure.client import restart
+from perdure.engine.current import StepInfo
 from perdure.engine.loop import RunFuture, RunTask
 from perdure.engine.steps import Steps
 from perdure.engine.writer import Writer
@@ -185,7 +185,7 @@ def go_on_behind_an_event_that_failed(patch):
 
 
 def buy_the_same_batch_again(patch):
-    patch.setattr(StageContext, "idempotency_key", property(lambda _: current_step().idempotency_key))
+    patch.setattr(StepInfo, "idempotency_key", property(lambda step: f"{step.run_id}/{step.key}"))
 
 
 def do_again_only_what_was_done_last(patch):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from tests.turn.conftest import kept
 
-from perdure import Limits, Retry, RunCancelled, StartConflict, Transaction
+from perdure import Limits, Retry, RunCancelled, StartConflict, Transaction, current_step
 from perdure.errors import InvalidOption
 from perdure.turn import Event, Turn, TurnResult, follow, interrupt, regenerate
 
@@ -266,6 +266,29 @@ def test_an_interrupted_turn_keeps_what_was_said(stage):
     assert status == "completed"
 
 
+def test_what_is_said_again_is_stored_and_asked_for_anew(stage):
+    """A storage, or a model's service, that knows keys would take the new answer for the old one."""
+    stored, asked = {}, []
+
+    async def version(turn: Turn):
+        asked.append(turn.key)
+        yield f"version {len(asked)}"
+
+    async def persist(result):
+        stored.setdefault(current_step().idempotency_key, result.text)
+
+    async def main():
+        async with stage.turning(version, persist=persist) as (app, turn):
+            run = await app.start(turn, id="t")
+            await run.result()
+            await regenerate(app.client, "t")
+            return (await run.result()).text
+
+    assert stage.play(main) == "version 2"
+    assert stored == {"t/persist": "version 1", "t/persist@2": "version 2"}
+    assert asked == ["t/turn", "t/turn@2"]
+
+
 def test_a_cancelled_turn_has_no_result(stage):
     """A turn that nobody wants any more would be kept as an answer."""
 
@@ -409,8 +432,6 @@ def test_a_crash_between_the_answer_and_its_storage(stage):  # C13
     calls = []
 
     async def persist(result, subject: str):
-        from perdure import current_step  # noqa: PLC0415
-
         calls.append((result.text, current_step().idempotency_key))
         if len(calls) == 1:
             stage.die()

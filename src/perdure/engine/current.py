@@ -45,8 +45,14 @@ class StepInfo(NamedTuple):
 
     @property
     def idempotency_key(self) -> str:
-        """The same for every attempt of this step and different for any other: pass it to services."""
-        return f"{self.run_id}/{self.key}"
+        """
+        The same for every attempt of this step and different for any other: pass it to services.
+
+        It is different in each generation of the run, too: a rerun is to do anew what did not do. What must happen
+        once in all generations has ``run_id`` and ``key`` for a key.
+        """
+        made = f"{self.run_id}/{self.key}"
+        return made if self.generation == 1 else f"{made}@{self.generation}"
 
 
 class Running(Protocol):

@@ -170,13 +170,8 @@ class StageContext(Generic[I_co, C_co]):
 
     @property
     def idempotency_key(self) -> str:
-        """
-        The same for every attempt, and different for any other stage and run: pass it to services.
-
-        It is different when the run is done again from a stage, too: that is to buy anew what did not do.
-        """
-        step = current_step()
-        return step.idempotency_key if step.generation == 1 else f"{step.idempotency_key}@{step.generation}"
+        """See `StepInfo.idempotency_key`: the same for every attempt, another one when the run is done again."""
+        return current_step().idempotency_key
 
     @property
     def cancelled(self) -> bool:

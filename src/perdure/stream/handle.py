@@ -187,8 +187,8 @@ class Stream(Generic[T]):
         """
         if id is None or epoch is None:
             step = current_step()
-            id = ids.joined_id(step.idempotency_key) if id is None else id  # noqa: A001 - the argument
-            # Attempts count from 1 again when the run has passed to another worker.
+            id = ids.joined_id(f"{step.run_id}/{step.key}") if id is None else id  # noqa: A001 - the argument
+            # Attempts count from 1 again when the run has passed to another worker. A rerun takes over, too.
             epoch = step.epoch * ATTEMPTS + min(step.attempt, ATTEMPTS - 1) if epoch is None else epoch
         return StreamProducer(self, id, epoch)
 

@@ -36,7 +36,8 @@ class Turn:
 
     Attributes:
         run_id: The run's id.
-        key: The same for every attempt of this turn and different for any other: pass it to services.
+        key: The same for every attempt of this turn and different for any other, and for the same one when it is
+            said again: pass it to services.
         attempt: From 1.
         continues: Whether this execution goes on behind what is logged; see `TurnOptions`.
     """

@@ -39,7 +39,7 @@ class Adapter(Protocol):
 
         Args:
             key: The same whenever this work is asked for: started a second time under it, it goes on, if the source
-                can do that.
+                can do that. A turn that is said again has another one, and so is other work.
 
         Raises:
             SourceFailed: It has failed.
