@@ -22,7 +22,7 @@ from perdure.model.limits import Limits
 from perdure.model.run import Claimed, Message
 from perdure.store.operation import Operation, Row
 from perdure.store.store import Store
-from perdure.worker.calls import NESTING, Calls
+from perdure.worker.calls import CROWD, NESTING, Calls
 from perdure.worker.children import look_at_taken
 from perdure.worker.claims import claiming, look_ahead, read_claimed, taken
 from perdure.worker.collector import Collector
@@ -415,6 +415,8 @@ class Worker:
             self._tell_stop()
             return
         self._drivers[run.number] = driver
+        if len(self._drivers) % CROWD == 0:
+            self._collector.crowd()
         driver.begin(messages)
 
     # -------------------------------------------------------------------------- what drivers call

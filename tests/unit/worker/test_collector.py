@@ -5,8 +5,10 @@ import gc
 
 import pytest
 
+from perdure import App, Context
 from perdure.clock import SystemClock
 from perdure.testing.time import VirtualClock, VirtualLoop
+from perdure.worker.calls import CROWD
 from perdure.worker.collector import YOUNG, Collector
 
 
@@ -92,3 +94,25 @@ def test_a_simulation_leaves_no_trace():
     virtual.close()
     assert gc.get_threshold() == (700, 10, 10)
     assert loop.timers == []
+
+
+def test_runs_that_begin_together_are_a_crowd():
+    """Most of the looks would come while the first bodies have not even begun."""
+    app, seen = App("sqlite://"), []
+
+    @app.step
+    async def look() -> None:
+        seen.append(gc.get_threshold()[0])
+
+    @app.workflow
+    async def workflow(ctx: Context) -> None:
+        await ctx.step(look)
+
+    async def main() -> None:
+        async with app:
+            handles = await asyncio.gather(*[app.start(workflow) for _ in range(CROWD)])
+            await asyncio.gather(*[handle.result() for handle in handles])
+
+    asyncio.run(main())
+    assert seen == [YOUNG] * CROWD
+    assert gc.get_threshold() == (700, 10, 10)
