@@ -289,6 +289,134 @@ def test_what_is_said_again_is_stored_and_asked_for_anew(stage):
     assert asked == ["t/turn", "t/turn@2"]
 
 
+def lengthy(entered, name):
+    """A hook that takes long; a transaction fails the first time, so that the turn waits for the second one."""
+
+    def transact(transaction, result, subject):
+        entered.append(result.text)
+        if len(entered) == 1:
+            raise OSError("try again")
+
+    async def slow(result, subject):
+        entered.append(result.text)
+        await asyncio.sleep(100)  # longer than the grace
+        return result.text
+
+    return transact if name == "transact" else slow
+
+
+@pytest.mark.parametrize("hook", ["transform", "transact", "persist", "complete"])
+def test_an_answer_that_is_said_is_kept_whoever_stops_it(stage, hook):
+    """Stop pressed behind the last word, or a page closed there, would throw the whole answer away."""
+    entered = []
+
+    async def main():
+        hooks = {hook: lengthy(entered, hook)}
+        async with stage.turning(speak, **hooks) as (app, turn):
+            run = await app.start(turn, "cats", id="t")
+            await asyncio.sleep(4.1)
+            assert len(entered) == 1
+            for _ in range(2):
+                await interrupt(run)
+            return await run.result(), await stage.journal(app, "t")
+
+    result, journal = stage.play(main)
+    assert result == TurnResult("a poem about cats", 4)
+    assert entered == ["a poem about cats"] * (2 if hook == "transact" else 1)
+    kinds = [entry.kind for entry in journal]
+    assert (kinds.count("cancel_requested"), kinds[-1]) == (2, "completed")
+
+
+def test_what_was_said_is_stored_however_long_that_takes(stage):
+    """What was read before stop was pressed would be lost, as the storage takes longer than a clean-up may."""
+    stored = []
+
+    async def persist(result, subject):
+        await asyncio.sleep(100)
+        stored.append(result.text)
+
+    async def main():
+        async with stage.turning(speak, persist=persist) as (app, turn):
+            run = await app.start(turn, "cats", id="t")
+            await asyncio.sleep(1.5)
+            await interrupt(run)
+            return await run.result()
+
+    assert stage.play(main) == TurnResult("a poem ", 2, interrupted=True)
+    assert stored == ["a poem "]
+
+
+def test_a_cancellation_ends_the_storage_too(stage):
+    """A turn that was interrupted, and whose storage hangs, could not be ended by anybody."""
+    entered = []
+
+    async def main():
+        async with stage.turning(speak, persist=lengthy(entered, "persist")) as (app, turn):
+            run = await app.start(turn, "cats", id="t")
+            await asyncio.sleep(5)
+            await interrupt(run)
+            await asyncio.sleep(1)
+            await run.cancel("never mind")
+            told = await _all(run)
+            return told[-1], stage.seconds()
+
+    end, at = stage.play(main)
+    assert (end.kind, str(end.value).count("never mind"), entered) == ("cancelled", 1, ["a poem about cats"])
+    assert at < 10
+
+
+def test_a_crash_behind_an_interrupt_that_came_too_late(stage):
+    """The next worker would take the interrupt for one that ends the turn, or pause it as diverged."""
+    entered = []
+
+    async def persist(result, subject: str):
+        entered.append(result.text)
+        if len(entered) == 1:
+            await interrupt(stage.working.handle("t"))
+            await asyncio.sleep(1)
+            stage.die()
+            await asyncio.sleep(100)
+
+    got, journal = stage.survive_turn(speak, "cats", persist=persist)
+    assert got[-1].value == TurnResult("a poem about cats", 4)
+    assert entered == ["a poem about cats"] * 2
+    assert [entry.kind for entry in journal].count("cancel_requested") == 1
+
+
+@pytest.mark.parametrize("queued", [True, False])
+def test_a_turn_that_has_said_nothing_is_cancelled_by_an_interrupt(stage, queued):
+    """An empty answer would be stored."""
+    stored, stopped = [], []
+
+    async def silent(turn: Turn, subject: str):
+        await turn.keep({"job": subject})
+        await asyncio.sleep(10)
+        yield subject
+
+    async def persist(result, subject):
+        stored.append(result.text)
+
+    async def stop(result, handle, subject):
+        stopped.append(handle)
+
+    async def main():
+        async with stage.turning(silent, queue="chat", persist=persist, stop=stop) as (app, turn):
+            app.queue("chat", per_key=1)
+            await app.client.declare_queues(app.registry.queues.values(), app.registry.queue_names())
+            first = await app.start(turn, "one", key="s") if queued else None
+            run = await app.start(turn, "two", key="s")
+            await asyncio.sleep(1)
+            assert (await run.info()).status == ("queued" if queued else "running")
+            await interrupt(run)
+            told = await _all(run)
+            if first is not None:
+                await first.result()
+            return told
+
+    assert [event.kind for event in stage.play(main)] == ["cancelled"]
+    assert (stored, stopped) == (["one"], [None]) if queued else ([], [{"job": "two"}])
+
+
 def test_a_cancelled_turn_has_no_result(stage):
     """A turn that nobody wants any more would be kept as an answer."""
 

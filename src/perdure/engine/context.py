@@ -75,13 +75,18 @@ class Context:
         """Why the run was asked to end, for code that catches the cancellation; None when nobody has asked."""
         return self._machine.cancel_reason
 
+    def uncancel(self) -> None:
+        """As in asyncio: the cancellation is dealt with. The run goes on, without its grace, and may be cancelled."""
+        machine = self._machine
+        machine.check()
+        machine.cancelled_at, machine.cancel_reason, machine.cancel_compensates = None, None, False
+
     def recorded(self) -> frozenset[str]:
         """The keys in the part of the journal that this replay has still before it, without the current branch."""
         self._machine.check()
         task = asyncio.current_task(self._machine.loop)
         prefix = task.branch.prefix if isinstance(task, RunTask) else ""
-        keys = self._machine.keys_ahead()
-        return frozenset(key.removeprefix(prefix) for key in keys if key.startswith(prefix))
+        return frozenset(key.removeprefix(prefix) for key in self._machine.keys_ahead() if key.startswith(prefix))
 
     def withdraw(self, step: str) -> None:
         """Forget how to undo a step of this name in the current branch: it has ended, but is not done yet."""
@@ -118,8 +123,7 @@ class Context:
             StepTimedOut: An attempt, or all of them, took too long.
             StepInterrupted: The worker died in an attempt that may run at most once.
         """
-        machine = self._machine
-        machine.check()
+        self._machine.check()
         if type(fn) is Step:
             returns = fn.returns
         elif isinstance(fn, str):
@@ -128,11 +132,12 @@ class Context:
         else:
             fn = self._registry.step_of(fn)
             returns = fn.returns
-        return await self._wanted(fn, args, kwargs, returns, transactional=False)
+        return await self.want(fn, args, kwargs, returns, transactional=False)
 
-    def _wanted(
+    def want(
         self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], returns: Any, *, transactional: bool
     ) -> asyncio.Future[Any]:
+        """As `step` and `transaction`, for those who need what these await."""
         machine, stand_in = self._machine, self._registry.stand_in
         future = machine.loop.create_future()
         request = StepRequest(
@@ -164,10 +169,9 @@ class Context:
         Returns:
             What `fn` returned. Its rows and this outcome are durable together.
         """
-        machine = self._machine
-        machine.check()
+        self._machine.check()
         step = fn if isinstance(fn, Step) else self._registry.step_of(fn)
-        return await self._wanted(step, args, {}, step.returns, transactional=True)
+        return await self.want(step, args, {}, step.returns, transactional=True)
 
     # ------------------------------------------------------------------------------------- waiting
     async def sleep(self, until: float | timedelta | datetime) -> None:

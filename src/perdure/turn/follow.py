@@ -85,8 +85,9 @@ async def interrupt(run: RunHandle[TurnResult]) -> None:
     """
     Stop a turn: its producer is cancelled, and what it has said so far is the turn's text.
 
-    The request is durable when this returns; the turn completes soon after, within its ``grace``. One that has not
-    begun yet is cancelled.
+    The request is durable when this returns. The producer, and ``stop=``, have the turn's ``grace`` for their ends;
+    what becomes of the text then takes the time that it needs. A turn that has said nothing yet, because it waits in
+    a queue, say, is cancelled. For one that has said all it comes too late, and changes nothing.
 
     Raises:
         RunNotFound: There is no such run.

@@ -19,7 +19,7 @@ from perdure.turn.log import TURN, Accumulate, Log, said
 from perdure.turn.producer import Producer, Turn, TurnResult, produce
 
 INTERRUPT = "the turn is interrupted"
-"""The reason of a cancellation that keeps what was said."""
+"""The reason of a cancellation that ends the producer only, and keeps what was said."""
 HOOK_RETRY = Retry()
 log = logging.getLogger("perdure.turn")
 P = ParamSpec("P")
@@ -45,7 +45,7 @@ class TurnOptions:
             each time.
         complete: Called last. Its errors are logged and do no harm.
         stop: Called with the result so far, what `Turn.keep` has kept, and the input, when the turn is interrupted or
-            cancelled: to end work that does not end with the producer.
+            cancelled before its producer has ended: to end work that does not end with it.
     """
 
     continues: bool = False
@@ -134,8 +134,9 @@ class _Play:
             interrupted = self._ctx.cancel_reason == INTERRUPT
             if interrupted or self._settings.stop is not None:
                 result = await self._stop()
-            if not interrupted:
+            if not interrupted or not result.events:
                 raise
+            self._ctx.uncancel()
         return await self._keep(result)
 
     async def _stop(self) -> TurnResult:
@@ -155,23 +156,35 @@ class _Play:
 
     async def _keep(self, result: TurnResult) -> TurnResult:
         """What is done with the text: changed, stored, told of, in this order."""
-        settings, ctx = self._settings, self._ctx
+        settings = self._settings
         if settings.transform is not None:
-            text = await ctx.step(_hook("transform", settings.transform), result, *self._args, **self._kwargs)
+            text = await self._done(_hook("transform", settings.transform), result)
             result = TurnResult(str(text), result.events, result.interrupted)
         if settings.transact is not None:
             hook = settings.transact
             whole = _named("transact", lambda transaction, *args: hook(transaction, *args, **self._kwargs))
-            await ctx.transaction(Step(whole, StepOptions(retry=HOOK_RETRY)), result, *self._args)
+            await self._done(Step(whole, StepOptions(retry=HOOK_RETRY)), result, transactional=True)
         if settings.persist is not None:
-            persist = _hook("persist", settings.persist).options(retry=HOOK_RETRY)
-            await ctx.step(persist, result, *self._args, **self._kwargs)
+            await self._done(_hook("persist", settings.persist).options(retry=HOOK_RETRY), result)
         if settings.complete is not None:
             try:
-                await ctx.step(_hook("complete", settings.complete), result, *self._args, **self._kwargs)
+                await self._done(_hook("complete", settings.complete), result)
             except Exception:
-                log.exception("turn %s: what was to be called in the end failed", ctx.run_id)
+                log.exception("turn %s: what was to be called in the end failed", self._ctx.run_id)
         return result
+
+    async def _done(self, step: Step[..., Any], result: TurnResult, *, transactional: bool = False) -> Any:
+        """A step that an interrupt does not end: all is said, so that there is nothing to be interrupted."""
+        ctx, args = self._ctx, (result, *self._args)
+        done = ctx.want(step, args, {} if transactional else self._kwargs, step.returns, transactional=transactional)
+        while True:
+            try:
+                return await asyncio.shield(done)
+            except asyncio.CancelledError:
+                if ctx.cancel_reason != INTERRUPT:
+                    done.cancel()
+                    raise
+                ctx.uncancel()
 
 
 def _hook(name: str, fn: Callable[..., Any]) -> Step[..., Any]:
