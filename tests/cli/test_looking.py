@@ -234,6 +234,20 @@ def test_export_can_be_replayed(shop):
     assert exported["perdure"] == 1
 
 
+def test_only_exports_have_numbers_that_are_no_json(shop):
+    """A program could not read what is printed for it, or a replay would go on with other values."""
+    app = App("sqlite://")
+
+    @app.workflow
+    async def scores(ctx: Context) -> float:
+        return await ctx.step("measure", lambda: float("nan"), returns=float)
+
+    shop.play(lambda app: _result(app, "scores", "a"), app)
+    tailed = shop.done("run", "tail", "a", "--json").out.splitlines()
+    assert json.loads(tailed[0], parse_constant=pytest.fail)["data"] is None
+    assert shop.done("run", "export", "a").out.count("NaN") == 2
+
+
 def test_the_app_of_the_kit_is_left_alone():
     """Commands with --app would change the app's own workflows, and a later command would start something else."""
     assert kit.app.registry.get("buy").fn is kit.buy.fn

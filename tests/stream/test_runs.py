@@ -31,6 +31,11 @@ async def story(ctx, lines: int, size: int = 3) -> int:
     return lines
 
 
+async def scores(ctx) -> float:
+    await ctx.emit("score", {"v": float("nan")})
+    return float("inf")
+
+
 async def waits(ctx) -> str:
     await ctx.sleep(5)
     return await ctx.receive("go", str)
@@ -41,6 +46,21 @@ def known(app, *workflows):
     for workflow in workflows or (story, waits):
         app.workflow(workflow)
     return app
+
+
+@pytest.mark.parametrize("query", ["", "?offset=-1&live=sse"])
+def test_numbers_that_are_no_json_are_told_as_null(place, query):
+    """One score that is not a number would keep a browser from reading the whole page."""
+
+    async def main(app, web):
+        run = await known(app, scores).start("scores", id="r")
+        assert await run.result() == float("inf")
+        text = (await web.get(f"{R}/r{query}")).text
+        assert '{"v":null}' in text
+        assert "NaN" not in text
+        assert "Infinity" not in text
+
+    place.play(main, working=True)
 
 
 def test_a_run_is_read_as_it_is_printed(place):

@@ -78,6 +78,21 @@ def test_a_turn_as_server_sent_events(stage):
     assert events.count(": ") >= 4
 
 
+@pytest.mark.parametrize("framing", ["ndjson", "sse"])
+def test_numbers_that_are_no_json_are_told_as_null(stage, framing):
+    """One score that is not a number would end the page's reading of the turn."""
+
+    async def scored(turn: Turn, subject: str):
+        yield {"type": "score", "data": {"v": float("nan"), "w": [float("-inf")]}}
+
+    async def use(app, turn):
+        return await whole(ask(app, turn, framing=framing))
+
+    body = chatting(stage, use, scored)
+    assert b'{"type":"score","data":{"v":null,"w":[null]}}' in body
+    assert b"NaN" not in body
+
+
 def test_a_second_request_gets_the_text(stage):  # C6
     """Asking again for an answer would run the model again."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
@@ -17,6 +16,7 @@ from perdure.codec.sse import sse_event
 from perdure.errors import InvalidOption
 from perdure.model.check import check_texts
 from perdure.model.entry import ENDINGS, Kind
+from perdure.model.wire import wire_json
 
 REDACTED = "[redacted]"
 SECRETS = re.compile(r"passw|secret|token|api.?key|authorization|cookie|credential|private.?key", re.IGNORECASE)
@@ -90,7 +90,7 @@ def sse_run_event(event: RunEvent, disclosure: Disclosure = NOTHING) -> bytes:
     """A journal entry, sanitised, as a server-sent event: its id is the seq to go on behind, its type the kind."""
     shown = sanitised(event, disclosure)
     fields = {"key": shown.key, "at": shown.at, "attempt": shown.attempt, "data": shown.data}
-    text = json.dumps({name: value for name, value in fields.items() if value is not None}, default=_time)
+    text = wire_json({name: value for name, value in fields.items() if value is not None}, default=_time)
     return sse_event(text, event=shown.kind, id=str(shown.seq))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,7 @@ from perdure.cli.command import Session, command
 from perdure.cli.output import plain, when
 from perdure.cli.run import RunId, group
 from perdure.errors import InvalidOption
+from perdure.model.wire import wire_json
 
 
 @command(group, "artifacts")
@@ -63,4 +63,4 @@ async def artifact(
 def _as_bytes(value: object) -> bytes:
     if isinstance(value, bytes):
         return value
-    return (value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False, indent=2) + "\n").encode()
+    return (value if isinstance(value, str) else wire_json(plain(value), ensure_ascii=False, indent=2) + "\n").encode()

@@ -18,6 +18,8 @@ from rich.status import Status
 from rich.table import Column, Table
 from rich.text import Text
 
+from perdure.model.wire import wire_json
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _UNLIMITED = 1_000_000
 BRIEF = 120
@@ -43,7 +45,7 @@ class Output:
 
     def document(self, data: Any) -> None:
         """Print the one JSON document of a command."""
-        self._write(json.dumps(plain(data), indent=2))
+        self._write(wire_json(plain(data), indent=2))
 
     def result(self, data: Any, text: str) -> None:
         """Print the one result of a command: this document as JSON, or this text for people."""
@@ -54,7 +56,7 @@ class Output:
 
     def line(self, data: Any) -> None:
         """Print one of several JSON documents, on a line of its own, at once."""
-        self._write(json.dumps(plain(data)))
+        self._write(wire_json(plain(data)))
         sys.stdout.flush()
 
     def text(self, text: str | Text, style: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ import typer
 from rich.table import Column
 
 from perdure.cli.command import Session, command
-from perdure.cli.output import onward, status_text, took, when
+from perdure.cli.output import onward, plain, status_text, took, when
 from perdure.cli.show import picture_of, print_event, remark, workflow_of
 from perdure.cli.show import show as show_picture
 from perdure.cli.start import newest_known, raw_input, stand_in
@@ -195,4 +196,5 @@ async def export(session: Session, run_id: RunId) -> None:
     `perdure.testing` replays it against other code. Times are microseconds since 1970.
     """
     async with session.connected() as app:
-        session.out.document(await app.client.export(run_id))
+        # Read by perdure again, so all values stay what they are at rest, also those that JSON elsewhere has not.
+        session.out.raw(json.dumps(plain(await app.client.export(run_id)), indent=2) + "\n")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from perdure.model.wire import wire_json
 
 STARTED = "started"
 """The one kind of event that is no entry of a journal: the run is there."""
@@ -46,4 +47,4 @@ class Event:
             "id": self.id, "kind": self.kind, "run_id": self.run_id, "workflow": self.workflow, "version": self.version,
             "seq": self.seq, "key": self.key, "topic": self.topic, "at": self.at.isoformat(), "data": self.data,
         }  # fmt: skip
-        return json.dumps(fields, separators=(",", ":"), default=str)
+        return wire_json(fields, separators=(",", ":"))

@@ -7,13 +7,13 @@ whatever is logged inside the body of a step, also by libraries.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from perdure.engine.current import running_step
+from perdure.model.wire import wire_json
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -62,7 +62,7 @@ class JsonLines(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = record.stack_info
-        return json.dumps(
+        return wire_json(
             {**line, **{name: value for name, value in _extras(record).items() if name not in line}}, default=_shown
         )
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import fields
-from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from perdure.client.view import RunEvent, run_event
 from perdure.codec.payload import Payloads
@@ -14,6 +13,7 @@ from perdure.errors import InvalidOption, StreamGone, StreamNotFound
 from perdure.model.entry import ENDINGS, Entry
 from perdure.model.run import RunRow
 from perdure.model.stream import StreamRow
+from perdure.model.wire import wire_json
 from perdure.store.load import resolve
 from perdure.store.store import Store
 from perdure.stream.content import JSON, Chunk, Content
@@ -208,8 +208,4 @@ def behind(name: str, after: Offset, end: Offset) -> InvalidOption:
 def event_text(event: RunEvent) -> str:
     """A journal entry as readers of the stream see it: the JSON that `perdure run tail --json` prints."""
     found = {field.name: getattr(event, field.name) for field in fields(event)}
-    return json.dumps(found, ensure_ascii=False, separators=(",", ":"), default=_plain)
-
-
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    return wire_json(found, ensure_ascii=False, separators=(",", ":"))

@@ -14,10 +14,10 @@ from perdure import ids
 from perdure.client.client import Client
 from perdure.client.handle import RunHandle
 from perdure.codec.sse import MEDIA_TYPE, sse_comment, sse_event
-from perdure.codec.value import codec_for
 from perdure.engine.definition import Workflow
 from perdure.errors import InvalidOption, PerdureError, RunFinished
 from perdure.model.check import check_number
+from perdure.model.wire import wire_json
 from perdure.store.load import find_run
 from perdure.turn.follow import TurnEvent, code_of, follow, interrupt
 from perdure.turn.producer import TurnResult
@@ -26,7 +26,6 @@ log = logging.getLogger("perdure.turn")
 NDJSON = "application/x-ndjson"
 Line = dict[str, Any]
 Framing = Literal["ndjson", "sse"]
-_ANY = codec_for(Any)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,10 +282,10 @@ class _Telling:
     def _framed(self, line: Line) -> bytes:
         if self._options.numbered:
             line = {**line, "seq": self._seq}
-        text = _ANY.encode(line, "A line")
+        text = wire_json(line, ensure_ascii=False, separators=(",", ":"))
         if self._options.framing == "sse":
             return sse_event(text, event=str(line["type"]), id=str(self._seq))
-        return f"{text}\n".encode()
+        return f"{text}\n".encode("utf-8", "replace")
 
     async def _hook(self, hook: Callable[..., Any] | None, *args: Any) -> None:
         if hook is None:
