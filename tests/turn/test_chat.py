@@ -178,6 +178,23 @@ def test_a_broken_model_is_told_and_the_body_ends(stage):  # C5
     assert failed["data"] == {"sessionId": "s-1", "message": "the model is gone", "code": "OSError"}
 
 
+def test_a_process_that_goes_down_says_nothing_about_the_turn(stage):
+    """A page would show an answer as failed that goes on elsewhere, and would not come back for it."""
+
+    async def main():
+        async with stage.turning(speak) as (other, _):
+            async with stage.turning(speak) as (app, turn):
+                body = ask(app, turn, numbered=True, stop_when_left=True).body
+                got = [json.loads(await anext(body)) for _ in range(3)]
+            got += [json.loads(chunk) async for chunk in body]
+            rest = ask(other, other.registry.get("speak"), numbered=True, after=got[-1]["seq"])
+            return got, await lines_of(rest)
+
+    got, rest = stage.play(main)
+    assert (got[-1]["type"], got[-1]["data"]) == ("session.run.disconnected", {"sessionId": "s-1"})
+    assert rest[-1]["type"] == "session.run.completed"
+
+
 def test_what_came_before_a_retry_is_superseded(stage):
     """A client would show the beginning of the answer twice."""
     from perdure import Retry  # noqa: PLC0415

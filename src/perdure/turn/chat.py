@@ -15,7 +15,7 @@ from perdure.client.client import Client
 from perdure.client.handle import RunHandle
 from perdure.codec.sse import MEDIA_TYPE, sse_comment, sse_event
 from perdure.engine.definition import Workflow
-from perdure.errors import InvalidOption, PerdureError, RunFinished
+from perdure.errors import InvalidOption, PerdureError, RunFinished, StoreClosed, StoreError
 from perdure.model.check import check_number
 from perdure.model.wire import wire_json
 from perdure.store.load import find_run
@@ -26,6 +26,8 @@ log = logging.getLogger("perdure.turn")
 NDJSON = "application/x-ndjson"
 Line = dict[str, Any]
 Framing = Literal["ndjson", "sse"]
+_ending: set[asyncio.Task[None]] = set()
+"""Ends of bodies whose readers have left; a loop alone would let go of its tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,14 @@ class ChatOptions:
         numbered: Whether each line has its place as "seq", for clients of lines that want to come back.
         on_line: Called with each line after the client has taken it, and awaited: it slows this client down, not the
             turn. Its errors are logged.
-        flush: Called in the end, in every case. Its errors are logged.
+        flush: Called in the end, in every case, also when the task that reads the body is cancelled. Its errors are
+            logged.
         wait_until: Given what is to be waited for of `flush`, instead of the client waiting for it.
         stop_when_left: Whether a client that leaves interrupts the turn. Otherwise it goes on, and a client that comes
             back finds it.
         keep_alive: Seconds of silence after which a comment keeps the connection of server-sent events open.
+        stopping: Once it is set, bodies end with `session.run.disconnected`, so that clients come back to another
+            process. Servers wait for connections to end before they tell their apps that they go down.
     """
 
     framing: Framing = "ndjson"
@@ -87,6 +92,7 @@ class ChatOptions:
     wait_until: Callable[[Awaitable[Any]], Any] | None = None
     stop_when_left: bool = False
     keep_alive: float = 15.0
+    stopping: asyncio.Event | None = None
 
     def __post_init__(self) -> None:
         if self.framing not in {"ndjson", "sse"}:
@@ -151,7 +157,8 @@ def handle_chat_turn(
     A second request for the same turn follows it, or gets its text if it is over; one with another input is told so
     in its lines. Lines are {"type": …, "data": …}: `session.run.started`, then the producer's events as they are (text
     becomes `message.part.updated` with a delta), `turn.superseded` where what came before is void, and in the end
-    `session.run.completed`, or `error` and `session.run.failed`, both with a "code".
+    `session.run.completed`, or `error` and `session.run.failed`, both with a "code". `session.run.disconnected` says
+    nothing about the turn, but that this process cannot tell the rest: come back behind the last place.
 
     Args:
         turn: What ``@app.turn`` returned. What becomes of its text belongs to its options.
@@ -202,9 +209,16 @@ class _Telling:
                     await self._hook(self._options.on_line, line)
             over = True
         finally:
-            if not over and self._options.stop_when_left and self._run is not None:
-                await _interrupt(self._run)
-            await self._flush()
+            # Frameworks cancel a reader that has left again at each await, so the end is no part of its task.
+            ending = asyncio.ensure_future(self._end(left=not over))
+            _ending.add(ending)
+            ending.add_done_callback(_ending.discard)
+            await asyncio.shield(ending)
+
+    async def _end(self, *, left: bool) -> None:
+        if left and self._options.stop_when_left and self._run is not None:
+            await _interrupt(self._run)
+        await self._flush()
 
     async def _lines(self) -> AsyncGenerator[Line | None, None]:
         session = self._identity.session
@@ -215,7 +229,7 @@ class _Telling:
                 async for line in told:
                     yield line
         except Exception as error:  # noqa: BLE001 - the HTTP layer has sent its status already
-            for line in self._failed(error):
+            for line in [self._disconnected(error)] if _says_nothing(error) else self._failed(error):
                 yield line
 
     async def _told(self) -> AsyncGenerator[Line | None, None]:
@@ -241,22 +255,25 @@ class _Telling:
         """The turn's events; None after each long silence."""
         wait = self._options.keep_alive if self._options.framing == "sse" else None
         async with aclosing(follow(run, after=self._options.after or 0)) as events:
-            coming: asyncio.Future[TurnEvent] | None = None
+            stopping = asyncio.ensure_future((self._options.stopping or asyncio.Event()).wait())
+            coming = asyncio.ensure_future(anext(events))
             try:
                 while True:
-                    coming = coming or asyncio.ensure_future(anext(events))
-                    done, _ = await asyncio.wait({coming}, timeout=wait)
-                    if not done:
+                    done, _ = await asyncio.wait({coming, stopping}, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                    if coming in done:
+                        event = coming.result()
+                        coming = asyncio.ensure_future(anext(events))
+                        yield event
+                    elif done:
+                        raise _Stopping
+                    else:
                         yield None
-                        continue
-                    ended, coming = coming, None
-                    yield ended.result()
             except StopAsyncIteration:
                 return
             finally:
-                if coming is not None:
-                    coming.cancel()
-                    await asyncio.gather(coming, return_exceptions=True)
+                stopping.cancel()
+                coming.cancel()
+                await asyncio.gather(coming, stopping, return_exceptions=True)
 
     def _said(self, event: TurnEvent, *, replayed: bool) -> list[Line]:
         if event.kind == "event":
@@ -269,6 +286,10 @@ class _Telling:
 
     def _completed(self, *, replayed: bool) -> Line:
         return {"type": "session.run.completed", "data": {"sessionId": self._identity.session, "replayed": replayed}}
+
+    def _disconnected(self, error: Exception) -> Line:
+        log.info("chat turn %s: a reader is told to come back: %s", self._identity.run_id, error)
+        return {"type": "session.run.disconnected", "data": {"sessionId": self._identity.session}}
 
     def _failed(self, error: BaseException) -> list[Line]:
         told = {"message": str(error), "code": code_of(error)}
@@ -302,6 +323,15 @@ class _Telling:
             await self._hook(self._options.flush)
         else:
             await self._hook(self._options.wait_until, self._hook(self._options.flush))
+
+
+class _Stopping(Exception):
+    """The server is going down."""
+
+
+def _says_nothing(error: Exception) -> bool:
+    """Whether it is about this process and its database, and not about the turn."""
+    return isinstance(error, _Stopping | StoreClosed) or (isinstance(error, StoreError) and error.retryable)
 
 
 def as_line(value: Any) -> Line:
