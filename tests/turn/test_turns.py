@@ -289,16 +289,18 @@ def test_what_is_said_again_is_stored_and_asked_for_anew(stage):
     assert asked == ["t/turn", "t/turn@2"]
 
 
-def lengthy(entered, name):
+def lengthy(entered, name, begun=lambda: None):
     """A hook that takes long; a transaction fails the first time, so that the turn waits for the second one."""
 
     def transact(transaction, result, subject):
         entered.append(result.text)
+        begun()
         if len(entered) == 1:
             raise OSError("try again")
 
     async def slow(result, subject):
         entered.append(result.text)
+        begun()
         await asyncio.sleep(100)  # longer than the grace
         return result.text
 
@@ -311,11 +313,11 @@ def test_an_answer_that_is_said_is_kept_whoever_stops_it(stage, hook):
     entered = []
 
     async def main():
-        hooks = {hook: lengthy(entered, hook)}
+        loop, begun = asyncio.get_running_loop(), asyncio.Event()
+        hooks = {hook: lengthy(entered, hook, lambda: loop.call_soon_threadsafe(begun.set))}
         async with stage.turning(speak, **hooks) as (app, turn):
             run = await app.start(turn, "cats", id="t")
-            await asyncio.sleep(4.1)
-            assert len(entered) == 1
+            await begun.wait()
             for _ in range(2):
                 await interrupt(run)
             return await run.result(), await stage.journal(app, "t")
