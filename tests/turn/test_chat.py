@@ -7,6 +7,7 @@ import logging
 import pytest
 from tests.turn.test_turns import speak
 
+from perdure import Context
 from perdure.errors import InvalidOption
 from perdure.turn import ChatIdentity, ChatOptions, Turn, handle_chat_turn
 
@@ -134,6 +135,58 @@ def test_a_client_that_comes_back_gets_the_rest(stage, place):
         return got[1:] + rest[1:-1]
 
     assert [{"type": line["type"], "data": line["data"]} for line in chatting(stage, use)] == POEM
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_a_turn_that_has_failed_is_told_alike_whenever_it_is_asked_for(stage, cancel):  # C5 C6
+    """A client that comes back would be told of another error, under another code, than the one who waited."""
+
+    async def failing(turn: Turn, subject: str):
+        yield "half"
+        if cancel:
+            await turn.keep("here")
+            await asyncio.sleep(10)
+        raise OSError("the model is gone")
+
+    async def use(app, turn):
+        live = asyncio.ensure_future(lines_of(ask(app, turn)))
+        await asyncio.sleep(1)
+        if cancel:
+            await app.cancel(ME.run_id, "never mind")
+        return await live, await lines_of(ask(app, turn)), await lines_of(ask(app, turn, after=1))
+
+    live, again, back = chatting(stage, use, failing)
+    assert live[-1]["data"]["code"] == ("run_cancelled" if cancel else "OSError")
+    assert (live[:2], again, back) == ([STARTED, delta("half")], [STARTED, *live[2:]], [STARTED, *live[2:]])
+
+
+def test_what_is_no_turn_is_refused(stage):
+    """The first request would start a workflow that says nothing, and the second one break off."""
+
+    async def plain(ctx: Context, subject: str) -> str:
+        return subject
+
+    async def use(app, turn):
+        with pytest.raises(InvalidOption, match=r"workflow plain.* is no turn: declare it by @app\.turn"):
+            ask(app, app.workflow(plain))
+        with pytest.raises(InvalidOption, match="'speak' is no turn"):
+            ask(app, turn.name)
+
+    chatting(stage, use)
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ((None, "s", 0), "tenant: None"), (("", "s", 0), "tenant: ''"), ((7, "s", 0), "tenant: 7"),
+        (("t", None, 0), "session: None"), (("t", "", 0), "session: ''"),
+        (("t", "s", None), "turn: None"), (("t", "s", "1"), "turn: '1'"), (("t", "s", -1), "turn: -1"),
+    ],
+)  # fmt: skip
+def test_an_identity_that_was_forgotten_is_refused(parts, text):
+    """All who forget their tenant would share one, and read each other's answers."""
+    with pytest.raises(InvalidOption, match=f"^{text} is not a"):
+        ChatIdentity(*parts)
 
 
 def test_other_input_for_the_same_turn_is_told_with_its_code(stage):  # C5 C17

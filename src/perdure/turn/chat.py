@@ -19,8 +19,9 @@ from perdure.errors import InvalidOption, PerdureError, RunFinished, StoreClosed
 from perdure.model.check import check_number
 from perdure.model.wire import wire_json
 from perdure.store.load import find_run
-from perdure.turn.follow import TurnEvent, code_of, follow, interrupt
+from perdure.turn.follow import TurnEvent, code_of, end_of, follow, interrupt
 from perdure.turn.producer import TurnResult
+from perdure.turn.workflow import TurnWorkflow
 
 log = logging.getLogger("perdure.turn")
 NDJSON = "application/x-ndjson"
@@ -36,12 +37,23 @@ class ChatIdentity:
     Which turn of which conversation.
 
     Attributes:
+        tenant, session: Texts that are not empty: all who leave one out would share it.
         turn: Its number in the session, from 0.
+
+    Raises:
+        InvalidOption: One of them is something else.
     """
 
     tenant: str
     session: str
     turn: int
+
+    def __post_init__(self) -> None:
+        given: dict[str, object] = {"tenant": self.tenant, "session": self.session}  # whatever their types say
+        for option, part in given.items():
+            if not isinstance(part, str) or not part:
+                raise InvalidOption(option, f"{part!r} is not a text of at least one character")
+        check_number("turn", self.turn, 0)
 
     @property
     def run_id(self) -> str:
@@ -164,7 +176,13 @@ def handle_chat_turn(
         turn: What ``@app.turn`` returned. What becomes of its text belongs to its options.
         args: The turn's input.
         start: Options of `Client.start`, such as ``queue`` and ``dedupe``; with a queue, its key is the session.
+
+    Raises:
+        InvalidOption: The workflow is no turn.
     """
+    if not isinstance(turn, TurnWorkflow):
+        option = "turn"
+        raise InvalidOption(option, f"{turn!r} is no turn: declare it by @app.turn")
     chosen = options or ChatOptions()
     begin = dict(start or {})
     if begin.get("queue") or turn.settings.queue:
@@ -238,9 +256,11 @@ class _Telling:
         replayed = before is not None and bool(before.finished)
         self._run = await self._start()
         if replayed and self._options.after is None:
-            result = await self._run.result()
-            yield {"type": "result", "data": {"finalText": result.text}}
-            yield self._completed(replayed=True)
+            end = await end_of(self._run, self._seq)
+            if end.kind == "completed":
+                yield {"type": "result", "data": {"finalText": end.value.text}}
+            for line in self._said(end, replayed=True):
+                yield line
             return
         async with aclosing(self._events(self._run)) as events:
             async for event in events:

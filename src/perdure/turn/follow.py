@@ -58,7 +58,7 @@ async def follow(run: RunHandle[Any], *, after: int = 0) -> AsyncGenerator[TurnE
             told = _told(entry)
             if told is not None:
                 yield told
-    yield await _end(run, seq)
+    yield await end_of(run, seq)
 
 
 def _told(entry: RunEvent) -> TurnEvent | None:
@@ -72,7 +72,8 @@ def _told(entry: RunEvent) -> TurnEvent | None:
     return TurnEvent(entry.seq, "paused", entry.data) if entry.kind == Kind.PAUSED else None
 
 
-async def _end(run: RunHandle[Any], seq: int) -> TurnEvent:
+async def end_of(run: RunHandle[Any], seq: int) -> TurnEvent:
+    """What a reader is told last of all, behind this place; waits for it."""
     try:
         return TurnEvent(seq, "completed", await run.result())
     except RunFailed as error:

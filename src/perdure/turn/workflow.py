@@ -63,6 +63,10 @@ class TurnOptions:
                 raise InvalidOption(option, f"{hook!r} is not a function")
 
 
+class TurnWorkflow(Workflow[P, TurnResult]):
+    """The workflow that a turn is."""
+
+
 class TurnDecorator(Protocol):
     """What ``@app.turn(…)`` applies to the function."""
 
@@ -104,7 +108,7 @@ def turn_workflow(producer: Producer, options: dict[str, Any]) -> Workflow[..., 
     run.__signature__ = own.replace(parameters=[ctx, *parameters], return_annotation=TurnResult)  # type: ignore[attr-defined]  # inspect looks for it
     run.__wrapped__ = producer  # type: ignore[attr-defined]  # whose module has the names of the annotations
     run.__name__, run.__qualname__, run.__doc__ = producer.__name__, producer.__qualname__, producer.__doc__
-    return Workflow(run, WorkflowOptions(**{name: options[name] for name in options.keys() & _WORKFLOW}))
+    return TurnWorkflow(run, WorkflowOptions(**{name: options[name] for name in options.keys() & _WORKFLOW}))
 
 
 def register(registry: Registry, producer: Producer | None, options: dict[str, Any]) -> Any:
