@@ -59,7 +59,7 @@ test: $(STAMP) ## every test but those of the next three targets
 ON_POSTGRES := $(filter-out %_joined.py %_sql_start.py,$(wildcard tests/client/test_*.py)) $(addprefix tests/engine/test_,cancel.py children.py continue.py live.py queues.py \
 	saga_queues.py sagas.py signals.py sync.py takeover.py transaction.py waits.py artifacts.py) tests/flow/test_crash.py \
 	tests/flow/test_costs.py tests/pipeline/test_batch.py tests/pipeline/test_costs.py tests/pipeline/test_rerun.py \
-	tests/turn/test_turns.py tests/turn/test_supervised.py
+	tests/turn/test_turns.py tests/turn/test_supervised.py tests/turn/test_chat.py
 
 .PHONY: postgres
 postgres: $(STAMP) ## the part of the engine's tests that leans most on the store, on Postgres

@@ -1,25 +1,23 @@
 """Supervised turns: work elsewhere that is attached to again, and the adapters that come with perdure."""
 
 import asyncio
-import json
 import sys
-from contextlib import asynccontextmanager
 
-import httpx
 import pytest
 from tests.turn.conftest import kept
 
+from perdure import Retry
 from perdure.errors import InvalidOption, SourceFailed, SourceGone
 from perdure.store.operation import Operation
 from perdure.testing import AdapterMismatch, check_adapter
 from perdure.turn import (
-    HttpEvents,
     SpooledProcess,
     Supplied,
     Turn,
     TurnResult,
     follow,
     interrupt,
+    regenerate,
     supervise,
 )
 
@@ -183,6 +181,107 @@ def test_a_failed_one_goes_on_when_it_is_run_again(stage):  # V9 V13
     assert (len(works.started), works.attached) == (1, [(1, "5")])
 
 
+class Fails(Works):
+    """The first works fail behind three events, and say so."""
+
+    def __init__(self, failures=1, over=True, count=COUNT):
+        super().__init__(count=count)
+        self.failures = failures
+        self.over = over
+
+    def _fails(self, work):
+        return work <= self.failures
+
+    async def start(self, key):
+        self.started.append(key)
+        work = len(self.started)
+        yield Supplied(handle={"work": work})
+        async for supplied in self._told(work, 0):
+            yield supplied
+
+    async def attach(self, handle, after):
+        self.attached.append((handle["work"], after))
+        async for supplied in self._told(handle["work"], int(after or 0)):
+            yield supplied
+
+    async def _told(self, work, first):
+        async for supplied in self._events(first):
+            if self._fails(work) and int(supplied.id) > 3:
+                raise SourceFailed("the work", "it broke", over=self.over)
+            yield supplied
+
+
+def test_work_that_has_failed_is_started_anew_by_a_retry(stage):
+    """The failed work would be asked three times how it ended, and none be done."""
+    works = Fails(2)
+    told = [
+        event
+        for event, _ in stage.say(
+            dying(stage, works, []), continues=True, retry=Retry(max_attempts=3, delay=1, jitter=0)
+        )
+    ]
+    assert [event.kind for event in told].count("void") == 2
+    assert kept(told) == WHOLE
+    assert (works.started, works.attached) == (["t/turn", "t/turn~2", "t/turn~3"], [])
+
+
+def test_work_that_has_failed_is_started_anew_when_its_turn_is_said_again(stage):
+    """A turn whose work has failed could never be said."""
+    works = Fails(1)
+
+    async def main():
+        async with stage.turning(dying(stage, works, []), continues=True, retry=Retry(max_attempts=1)) as (app, turn):
+            run = await app.start(turn, id="t")
+            first = [event async for event in follow(run)]
+            await regenerate(app.client, "t")
+            return first, [event async for event in follow(run)]
+
+    first, both = stage.play(main)
+    assert (first[-1].kind, first[-1].value.over, kept(first)) == ("failed", True, WHOLE[:3])
+    assert kept(both) == WHOLE
+    assert (works.started, works.attached) == (["t/turn", "t/turn@2~2"], [])
+
+
+def test_work_that_may_go_on_is_attached_to_by_a_retry(stage):
+    """Work that is only out of reach would be done twice."""
+    works = Fails(1, over=False)
+    works._fails = lambda work: len(works.attached) < 2
+    retry = Retry(max_attempts=3, delay=1, jitter=0)
+    told = [event.value for event, _ in stage.say(dying(stage, works, []), continues=True, retry=retry)]
+    assert told[:-1] == WHOLE
+    assert (works.started, works.attached) == (["t/turn"], [(1, "3"), (1, "3")])
+
+
+def test_a_turn_that_is_said_again_is_other_work(stage):
+    """The service would give the old answer once more."""
+    works = Works()
+
+    async def main():
+        async with stage.turning(dying(stage, works, []), continues=True) as (app, turn):
+            run = await app.start(turn, id="t")
+            await run.result()
+            await regenerate(app.client, "t")
+            return await run.result()
+
+    assert stage.play(main).events == COUNT
+    assert (works.started, works.attached) == (["t/turn", "t/turn@2"], [])
+
+
+class NoIds(Works):
+    async def _events(self, first):
+        async for supplied in super()._events(first):
+            yield supplied._replace(id=None) if supplied.id == "5" else supplied
+
+
+def test_an_event_without_an_id_is_told(stage):
+    """It would be missing from the answer, and nobody would know."""
+    retry = Retry(max_attempts=1)
+    told = [event for event, _ in stage.say(dying(stage, NoIds(), []), continues=True, retry=retry)]
+    assert [event.value for event in told[:-1]] == WHOLE[:4]
+    assert isinstance(told[-1].value, SourceFailed)
+    assert "with the id None" in str(told[-1].value)
+
+
 def test_a_turn_that_does_not_continue_is_told(stage):
     """Every take-over would start the work once more, in silence."""
     told = [event for event, _ in stage.say(dying(stage, Works(), []))]
@@ -200,7 +299,8 @@ def quick(stage):
 def test_a_good_adapter_conforms(quick):  # V1
     """The kit would refuse what is right."""
     works = Works()
-    events = quick(lambda: check_adapter(lambda: works))
+    options = {"begun": lambda: len(works.started), "fails": Fails, "cuts": Cuts}
+    events = quick(lambda: check_adapter(lambda: works, **options))
     assert [event.value for event in events] == WHOLE
 
 
@@ -234,17 +334,86 @@ class FromTheTop(Works):
             yield supplied
 
 
+class Cuts(Works):
+    """What it follows it over breaks every five events; work that is over is not taken for that."""
+
+    error = SourceFailed("the way to it", "it broke")
+
+    async def _events(self, first):
+        async for supplied in super()._events(first):
+            if int(supplied.id) > first + 5:
+                if self.error is None:
+                    return
+                raise self.error
+            yield supplied
+
+
+class CutIsEnd(Cuts):
+    error = None
+
+
+class CutIsFailure(Cuts):
+    error = SourceFailed("the way to it", "it broke", over=True)
+
+
+class OneForAll(Works):
+    async def start(self, key):
+        if self.started:
+            yield Supplied(handle={"work": 1})
+            async for supplied in self.attach({"work": 1}, None):
+                yield supplied
+        else:
+            async for supplied in super().start(key):
+                yield supplied
+
+
+class BeginsAgain(Works):
+    async def attach(self, handle, after):
+        self.started.append("attached")
+        async for supplied in super().attach(handle, after):
+            yield supplied
+
+
+class FailsInSilence(Fails):
+    async def _told(self, work, first):
+        try:
+            async for supplied in super()._told(work, first):
+                yield supplied
+        except SourceFailed:
+            return
+
+
+class FailsForEver(Fails):
+    def _fails(self, work):
+        return True
+
+
+def refused(wrong, **faults):
+    """An adapter, and the options of the check that is to find what is wrong with it."""
+    works = wrong()
+    return (lambda: works), {"begun": lambda: len(works.started), **faults}
+
+
 @pytest.mark.parametrize(
-    ("wrong", "problem"),
+    ("wrong", "faults", "problem"),
     [
-        (NoHandle, "told no handle"), (LateHandle, "no handle had come before event 1"), (SameIds, "not unique"),
-        (Loses, "behind None"), (FromTheTop, "behind '1'"),
+        (NoHandle, {}, "told no handle"), (LateHandle, {}, "no handle had come before event 1"),
+        (SameIds, {}, "not unique"), (Loses, {}, "behind None"), (FromTheTop, {}, "behind '1'"),
+        (NoIds, {}, "have no id that is a text, .*'<5>'"), (OneForAll, {}, "said again .* 0 works were begun, and 1"),
+        (BeginsAgain, {}, "finished work behind None: 1 works were begun, and 0"),
+        (Works, {"fails": Works}, "the work failed: it ended as if"),
+        (Works, {"fails": FailsInSilence}, "to failed work behind '3': it ended as if"),
+        (Works, {"fails": lambda: Fails(1, over=False)}, "without over=True"),
+        (Works, {"fails": FailsForEver}, "started anew after a failure, .* SourceFailed: .*it broke"),
+        (Works, {"cuts": CutIsEnd}, r"was cut: it supplied \['1', .*'5'\], and should"),
+        (Works, {"cuts": CutIsFailure}, "was cut: it ended with SourceFailed"),
     ],
 )  # fmt: skip
-def test_a_bad_adapter_is_found(quick, wrong, problem):  # V1
-    """An adapter that loses events, or repeats them, would be found in production."""
+def test_a_bad_adapter_is_found(quick, wrong, faults, problem):  # V1
+    """An adapter that loses events, repeats them or does the work twice would be found in production."""
+    make, options = refused(wrong, **faults)
     with pytest.raises(AdapterMismatch, match=problem):
-        quick(lambda: check_adapter(wrong))
+        quick(lambda: check_adapter(make, **options))
 
 
 # --------------------------------------------------------------------------------------- processes
@@ -263,10 +432,115 @@ def talk(folder, count=5, pause=0.01, code=0, **options):
     return SpooledProcess([sys.executable, "-c", TALK, str(count), str(pause), str(code)], folder, **options)
 
 
+FLAKY = """
+import os, sys
+before = os.path.getsize(sys.argv[1]) if os.path.exists(sys.argv[1]) else 0
+open(sys.argv[1], 'a').write('x')
+print('began'); print(f'ended {"well" if sys.argv[2] == "same" else before}')
+sys.exit(0 if before >= int(sys.argv[3]) else 3)
+"""
+
+
+def flaky(folder, count, text="same", failures=0, **options):
+    """A program that notes in a file that it was begun, and fails the first so many times."""
+    return SpooledProcess([sys.executable, "-c", FLAKY, str(count), text, str(failures)], folder, **options)
+
+
+def begun(count):
+    return count.stat().st_size if count.exists() else 0
+
+
 def test_a_process_conforms(tmp_path):
-    """Lines would be lost or repeated when a worker that follows a program dies."""
+    """Lines would be lost or repeated when a worker that follows a program dies, or a program not begun again."""
+    count = tmp_path / "count"
+    adapter = flaky(tmp_path / "a", count)
+    fails = flaky(tmp_path / "b", tmp_path / "failed", failures=1)
+    events = asyncio.run(check_adapter(lambda: adapter, begun=lambda: begun(count), fails=lambda: fails))
+    assert [event.value for event in events] == ["began", "ended well"]
     events = asyncio.run(check_adapter(lambda: talk(tmp_path)))
     assert [event.value for event in events] == [*[f'{{"n": {n}}}' for n in range(5)], "last"]
+
+
+def test_a_process_that_has_failed_is_begun_again(stage, tmp_path):
+    """A program would have one attempt, whatever its turn's retry says; and none when the turn is said again."""
+    count = tmp_path / "count"
+
+    async def main():
+        async def producer(turn: Turn):
+            async for event in supervise(turn, flaky(tmp_path / "spool", count, "counted", 2)):
+                yield event
+
+        retry = Retry(max_attempts=3, delay=0.01)
+        async with stage.turning(producer, continues=True, retry=retry) as (app, turn):
+            run = await app.start(turn, id="t")
+            first = [event async for event in follow(run)]
+            await regenerate(app.client, "t")
+            return first, await run.result()
+
+    first, again = stage.play_on_real_clock(main)
+    assert kept(first) == ["began", "ended 2"]
+    assert again.text == "beganended 3"
+    assert begun(count) == 4
+
+
+def test_a_long_line_keeps_nobody_waiting(tmp_path):
+    """All runs of a worker would stand still while one program's output is read."""
+    program = [sys.executable, "-c", "print('short'); print('x' * 4_000_000)"]
+
+    async def main():
+        adapter = SpooledProcess(program, tmp_path, event_bytes=4_000_000)
+        await drained(adapter.start("k"))
+        turns = 0
+
+        async def others():
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        task = asyncio.ensure_future(others())
+        events = await drained(adapter.start("k"))
+        task.cancel()
+        return [len(event.value or "") for event in events], turns
+
+    sizes, turns = asyncio.run(main())
+    assert sizes == [0, 5, 4_000_000]
+    assert turns >= 4_000_000 // 65_536
+
+
+@pytest.mark.parametrize("end", ["", ", end=''"])
+def test_a_line_has_a_limit(tmp_path, end):
+    """A program that forgets its line ends would take all memory."""
+    program = [sys.executable, "-c", f"print('short'); print('x' * 200{end})"]
+
+    async def main():
+        got = []
+        with pytest.raises(SourceFailed, match=r"more than 199 bytes.*event_bytes="):
+            async for supplied in SpooledProcess(program, tmp_path, event_bytes=199).start("k"):
+                got.append(supplied.value)
+        return got
+
+    assert asyncio.run(main()) == [None, "short"]
+    with pytest.raises(InvalidOption, match="event_bytes"):
+        SpooledProcess(program, tmp_path, event_bytes=0)
+
+
+def test_a_program_that_does_not_end_by_itself_is_killed(tmp_path):
+    """A program that does not care would go on, and cost, after its turn was stopped."""
+    deaf = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile 1: print(1, flush=True); time.sleep(.01)"
+
+    async def main():
+        adapter = SpooledProcess([sys.executable, "-c", deaf], tmp_path, grace=0.05)
+        await adapter.stop(None)
+        source = adapter.start("k")
+        handle = (await anext(source)).handle
+        assert (await anext(source)).value == "1"
+        await adapter.stop(handle)
+        async with asyncio.timeout(20):
+            with pytest.raises(SourceGone, match="was killed"):
+                await drained(source)
+
+    asyncio.run(main())
 
 
 def test_a_process_outlives_its_worker_and_is_followed_by_the_next(stage, tmp_path):  # V4
@@ -352,134 +626,6 @@ def test_started_twice_under_one_key_it_runs_once(tmp_path):  # V14
     first, second, later = asyncio.run(main())
     assert first == second == later
     assert len(first) == 6
-
-
-# -------------------------------------------------------------------------------------------- HTTP
-@asynccontextmanager
-async def served(handler):
-    """A little HTTP server; `handler(method, headers)` gives (status, headers, chunks), or cuts the line by raising."""
-
-    async def serve(reader, writer):
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
-        if length := int(headers.get("content-length", 0)):
-            await reader.readexactly(length)
-        try:
-            status, more, chunks = handler(head[0].split()[0], headers)
-            lines = "".join(f"{name}: {value}\r\n" for name, value in more.items())
-            writer.write(
-                f"HTTP/1.1 {status} X\r\n{lines}Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
-            )
-            for chunk in chunks:
-                data = chunk.encode()
-                writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-                await writer.drain()
-            writer.write(b"0\r\n\r\n")
-        except ConnectionAbortedError:
-            pass  # the line is cut in the middle of the answer
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-
-class Service:
-    """Six events; the connection is cut after `most` of them each time."""
-
-    def __init__(self, most=99, status=200, ids=True):
-        self.most = most
-        self.status = status
-        self.ids = ids
-        self.asked = []
-
-    def __call__(self, method, headers):
-        self.asked.append((method, headers.get("idempotency-key"), headers.get("last-event-id")))
-        after = int(headers.get("last-event-id", 0))
-        return self.status, {"Content-Type": "text/event-stream", "Location": "/again"}, self._chunks(after)
-
-    def _chunks(self, after):
-        for sent, n in enumerate(range(after + 1, 7)):
-            if sent == self.most:
-                raise ConnectionAbortedError
-            yield f"id: {n}\nretry: 1\ndata: {json.dumps({'n': n})}\n\n" if self.ids else f"data: {n}\n\n"
-        yield "event: done\nid: 7\ndata: {}\n\n"
-
-
-def test_an_http_source_conforms():
-    """Events would be lost or repeated when a worker that follows a service dies."""
-
-    async def main():
-        service = Service()
-        async with served(service) as url:
-            options = {"done": "done", "json": {"task": 1}, "parse": lambda event: event.json()["n"]}
-            events = await check_adapter(lambda: HttpEvents(url, **options))
-            return events, service.asked
-
-    events, asked = asyncio.run(main())
-    assert [event.value for event in events] == [1, 2, 3, 4, 5, 6]
-    assert asked[0] == ("POST", "conformance-calm", None)
-    assert ("GET", None, "3") in asked
-
-
-def test_a_connection_that_breaks_is_made_again():
-    """Every hiccup of the network would fail the turn, or lose an event."""
-
-    async def main():
-        service = Service(most=2)
-        async with served(service) as url, httpx.AsyncClient() as client:
-            events = await drained(HttpEvents(url, done="done", client=client).start("k"))
-            return events, service.asked
-
-    events, asked = asyncio.run(main())
-    assert [event.id for event in events] == [None, "1", "2", "3", "4", "5", "6"]
-    assert [(method, last) for method, _, last in asked] == [("POST", None), ("GET", "2"), ("GET", "4")]
-
-
-@pytest.mark.parametrize(
-    ("service", "attached", "error", "text"),
-    [
-        (Service(status=404), True, SourceGone, "404"),
-        (Service(status=410), True, SourceGone, "410"),
-        (Service(status=404), False, SourceFailed, "404"),
-        (Service(status=400), True, SourceFailed, "400"),
-        (Service(status=503), True, SourceFailed, "3 times in a row"),
-        (Service(most=0), True, SourceFailed, "3 times in a row"),
-        (Service(ids=False), False, SourceFailed, "no ids"),
-    ],
-)
-def test_what_a_service_refuses_is_told(service, attached, error, text):
-    """A turn would be tried for ever, or started anew though the service is only busy."""
-
-    async def main():
-        async with served(service) as url:
-            adapter = HttpEvents(url, done="done", tries=3, delay=0.001)
-            await drained(adapter.attach({"url": url}, None) if attached else adapter.start("k"))
-
-    with pytest.raises(error, match=text):
-        asyncio.run(main())
-
-
-def test_an_answer_that_is_no_stream_is_told():
-    """An error page would be taken for the end of the work."""
-
-    async def main():
-        async with served(lambda *_: (200, {"Content-Type": "text/html"}, ["<html>"])) as url:
-            await drained(HttpEvents(url).start("k"))
-
-    with pytest.raises(SourceFailed, match="text/event-stream"):
-        asyncio.run(main())
-
-
-def test_an_answer_without_content_says_that_all_was_said():
-    """A reader that comes back after the end would try again for ever."""
-
-    async def main():
-        async with served(lambda *_: (204, {}, [])) as url:
-            return await drained(HttpEvents(url, done="done").attach({"url": url}, "6"))
-
-    assert asyncio.run(main()) == []
 
 
 def test_interrupting_a_turn_stops_its_program(stage, tmp_path):

@@ -22,7 +22,14 @@ from perdure.errors import (
     Terminal,
 )
 
-SAMPLES = {"str": "some text", "int": 3, "float": 1.5, "list[str]": ["a", "b"], "dict[str, Any]": {"x": 1}}
+SAMPLES = {
+    "bool": True,
+    "str": "some text",
+    "int": 3,
+    "float": 1.5,
+    "list[str]": ["a", "b"],
+    "dict[str, Any]": {"x": 1},
+}
 
 
 def subclasses(cls):
@@ -36,13 +43,17 @@ CLASSES = sorted(
 
 def sample(cls):
     """An error of this class, with a value for each parameter."""
-    values = []
+    values, named = [], {}
     for parameter in list(inspect.signature(cls.__init__).parameters.values())[1:]:
         if parameter.kind is parameter.VAR_KEYWORD:
             continue
         kind = parameter.annotation
-        values.append(ValueError("inside") if kind == "BaseException" else SAMPLES[kind])
-    return cls(*values)
+        value = ValueError("inside") if kind == "BaseException" else SAMPLES[kind]
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            named[parameter.name] = value
+        else:
+            values.append(value)
+    return cls(*values, **named)
 
 
 def plain(fields):

@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, NamedTuple, Protocol
 
-from perdure.errors import InvalidOption, SourceGone
-from perdure.turn.log import Event
+from perdure.engine.current import current_step
+from perdure.errors import InvalidOption, SourceFailed, SourceGone
+from perdure.turn.log import HANDLE, Event
 from perdure.turn.producer import Turn
 
 
@@ -42,7 +43,7 @@ class Adapter(Protocol):
                 can do that. A turn that is said again has another one, and so is other work.
 
         Raises:
-            SourceFailed: It has failed.
+            SourceFailed: It has failed; with ``over``, so that a retry must start it anew.
         """
 
     def attach(self, handle: Any, after: str | None) -> AsyncGenerator[Supplied, None]:
@@ -55,7 +56,7 @@ class Adapter(Protocol):
 
         Raises:
             SourceGone: There is nothing to attach to any more.
-            SourceFailed: It has failed.
+            SourceFailed: As for `start`.
         """
 
 
@@ -66,34 +67,62 @@ async def supervise(turn: Turn, adapter: Adapter) -> AsyncGenerator[Event, None]
     The producer is ``async for event in supervise(turn, adapter): yield event``.
 
     Work that is known to go on is attached to behind the last event that is logged. If it cannot be attached to any
-    more, or if nobody knows where it is, what was logged of it is declared void and it is started.
+    more, or if nobody knows where it is, what was logged of it is declared void and it is started. Work that has ended
+    in failure is known no more: a retry of the turn starts it anew, under a key of its own.
 
     Raises:
         InvalidOption: The turn does not continue: declare it by ``@app.turn(continues=True)``.
-        SourceFailed: The work has failed.
+        SourceFailed: The work has failed, or has supplied what cannot be gone on behind.
     """
     if not turn.continues:
         option = "supervise"
         raise InvalidOption(option, "its turn must go on where it was: declare it by @app.turn(continues=True)")
     if turn.handle is not None:
         try:
-            async with aclosing(adapter.attach(turn.handle, turn.last_id)) as source:
-                async for supplied in source:
-                    if (event := await _taken(turn, supplied)) is not None:
-                        yield event
+            async with aclosing(_followed(turn, adapter, adapter.attach(turn.handle, turn.last_id))) as events:
+                async for event in events:
+                    yield event
         except SourceGone:
             pass
         else:
             return
     await turn.start_over()
-    async with aclosing(adapter.start(turn.key)) as source:
-        async for supplied in source:
-            if (event := await _taken(turn, supplied)) is not None:
-                yield event
+    async with aclosing(_followed(turn, adapter, adapter.start(await _key(turn)))) as events:
+        async for event in events:
+            yield event
 
 
-async def _taken(turn: Turn, supplied: Supplied) -> Event | None:
+async def _followed(
+    turn: Turn, adapter: Adapter, source: AsyncGenerator[Supplied, None]
+) -> AsyncGenerator[Event, None]:
+    """The events. When the work is over, without having been done, that is durable as well."""
+    try:
+        async with aclosing(source):
+            async for supplied in source:
+                if (event := await _taken(turn, adapter, supplied)) is not None:
+                    yield event
+    except SourceGone:
+        await turn.keep(None)
+        raise
+    except SourceFailed as error:
+        if error.over:
+            await turn.keep(None)
+        raise
+
+
+async def _taken(turn: Turn, adapter: Adapter, supplied: Supplied) -> Event | None:
     """The handle is durable before the event is told of; what comes is an event, or only the handle."""
     if supplied.handle is not None and supplied.handle != turn.handle:
         await turn.keep(supplied.handle)
-    return None if supplied.id is None else Event(supplied.value, supplied.id)
+    if supplied.id:
+        return Event(supplied.value, supplied.id)
+    if supplied.id is not None or supplied.value is not None:
+        problem = f"it supplied an event with the id {supplied.id!r}, behind which nobody can go on"
+        raise SourceFailed(type(adapter).__name__, problem)
+    return None
+
+
+async def _key(turn: Turn) -> str:
+    """Each work has a key of its own: those that were over have left a None among the handles."""
+    over = sum(each.topic == HANDLE and each.value is None for each in await current_step().emitted())
+    return f"{turn.key}~{over + 1}" if over else turn.key
