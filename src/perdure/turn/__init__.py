@@ -8,6 +8,7 @@ from perdure.turn.follow import TurnEvent, follow, interrupt, regenerate
 from perdure.turn.log import Event, said
 from perdure.turn.producer import Turn, TurnResult
 from perdure.turn.spool import SpooledProcess
+from perdure.turn.sse import ServerSentEvent
 from perdure.turn.supervise import Adapter, Supplied, supervise
 from perdure.turn.workflow import TurnOptions
 
@@ -30,6 +31,7 @@ __all__ = [
     "ChatOptions",
     "Event",
     "HttpEvents",
+    "ServerSentEvent",
     "SpooledProcess",
     "Supplied",
     "Turn",

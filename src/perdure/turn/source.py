@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import httpx
-from httpx_sse import EventSource, ServerSentEvent, SSEError
 
 from perdure.errors import SourceFailed, SourceGone
+from perdure.model.check import check_number, check_texts
+from perdure.turn.sse import EventReader, ServerSentEvent, TooLong
 from perdure.turn.supervise import Supplied
 
 _GONE = frozenset({httpx.codes.NOT_FOUND, httpx.codes.GONE})
@@ -28,16 +29,21 @@ class HttpEvents:
 
     The work is started by a request with the header `Idempotency-Key`. Where its events can be had again is what the
     answer's `Location` or `Content-Location` says, or else the same address; a GET there with `Last-Event-ID` goes on.
-    A connection that breaks is made again by itself. 404 and 410 say that there is nothing any more.
+    A connection that ends before the work is done is made again by itself. 204 says that there is no more, 404 and 410
+    that there is nothing any more.
+
+    Each event needs an `id` of its own: with the last one's, nobody could tell it from that one, or go on behind it.
 
     Args:
         url: Where to start the work.
         method, json, headers: Of the request that starts it; the headers are sent each time.
-        parse: Makes an event's value of it; its data as text when left out.
-        done: Data, or a type, of the event that says that all is done, and is none itself. Without one the end of the
-            answer is the end.
-        tries: How often in a row a connection may fail.
+        parse: Makes an event's value of it; its data as text when left out. If it raises SourceFailed with ``over``,
+            the work has failed and a retry of the turn starts it anew.
+        done: Data, or a type, of the event that says that all is done, and is none itself. Without one only 204 does.
+        skip: Types of events that do not count and need no id, such as "ping".
+        tries: How often in a row a connection may fail, or end without an event.
         delay: Seconds before the second try, doubled each time, unless the stream says how long to wait.
+        event_bytes: The longest event; a longer one is SourceFailed.
         client: For all requests; one of its own for each when left out.
     """
 
@@ -50,19 +56,26 @@ class HttpEvents:
         headers: Mapping[str, str] | None = None,
         parse: Callable[[ServerSentEvent], Any] | None = None,
         done: str | None = None,
+        skip: str | Iterable[str] = (),
         tries: int = 5,
         delay: float = 0.5,
+        event_bytes: int = 1024 * 1024,
         client: httpx.AsyncClient | None = None,
     ) -> None:
+        check_number("HttpEvents(event_bytes)", event_bytes, 1)
         self._url = url
         self._method = method
         self._json = json
         self._headers = dict(headers or {})
         self._parse = parse or (lambda event: event.data)
         self._done = done
+        self._skip = check_texts("HttpEvents(skip)", skip)
         self._tries = tries
         self._delay = delay
+        self._event_bytes = event_bytes
         self._client = client
+        end = repr(done) if done is not None else "a sign of the end: name it in done=, or answer 204 when all is done"
+        self._unfinished = f"its answer ended without {end}"
 
     async def start(self, key: str) -> AsyncGenerator[Supplied, None]:
         """See `Adapter.start`."""
@@ -79,6 +92,7 @@ class HttpEvents:
     ) -> AsyncGenerator[Supplied, None]:
         failures, wait = 0, self._delay
         while True:
+            reader = EventReader(self._event_bytes)
             try:
                 async with self._connected(url, after, headers) as response:
                     if response.status_code == httpx.codes.NO_CONTENT:
@@ -86,30 +100,44 @@ class HttpEvents:
                     if url is None:
                         url = _address(response)
                         yield Supplied(handle={"url": url})
-                    async for event in EventSource(response).aiter_sse():
-                        if self._is_done(event):
-                            return
-                        yield Supplied(self._parse(event), event.id)
-                        after, failures = event.id, 0
-                        wait = self._delay if event.retry is None else event.retry / 1000
-                    if self._done is None:
-                        return
-                    problem = f"its answer ended without {self._done!r}"
+                    async with aclosing(self._told(reader, response)) as told:
+                        async for event in told:
+                            if self._is_last(event):
+                                return
+                            yield Supplied(self._parse(event), self._id(event))
+                            after, failures = event.id, 0
+                    problem = self._unfinished
             except (httpx.TransportError, _Cut) as error:
                 problem = f"{type(error).__name__}: {error}"
-            except SSEError as error:
-                raise SourceFailed(self._url, str(error)) from error
+            wait = wait if reader.retry is None else reader.retry
             failures += 1
             if failures >= self._tries:
                 raise SourceFailed(self._url, f"{problem} ({failures} times in a row)")
             await asyncio.sleep(min(_MOST_WAIT_S, wait * 2 ** (failures - 1)))
 
-    def _is_done(self, event: ServerSentEvent) -> bool:
-        if self._done is not None and self._done in {event.data, event.event}:
-            return True
-        if not event.id:
-            raise SourceFailed(self._url, "its events have no ids, so nobody can go on behind one")
-        return False
+    def _is_last(self, event: ServerSentEvent) -> bool:
+        return self._done is not None and self._done in {event.data, event.type}
+
+    async def _told(self, reader: EventReader, response: httpx.Response) -> AsyncGenerator[ServerSentEvent, None]:
+        kind = response.headers.get("Content-Type", "")
+        if kind.partition(";")[0].strip().lower() != "text/event-stream":
+            raise SourceFailed(self._url, f"its answer is {kind!r} and no text/event-stream")
+        try:
+            async for chunk in response.aiter_bytes():
+                for event in reader.read(chunk):
+                    if event.type not in self._skip:
+                        yield event
+        except TooLong as error:
+            raise SourceFailed(self._url, f"{error}; send shorter ones, or set event_bytes=") from error
+
+    def _id(self, event: ServerSentEvent) -> str:
+        if event.id is None:
+            problem = (
+                f"an event of type {event.type!r} has no id of its own, so nobody can go on behind it: send an `id:` "
+                "with each event, or name its type in skip= if it does not count"
+            )
+            raise SourceFailed(self._url, problem)
+        return event.id
 
     @asynccontextmanager
     async def _connected(
@@ -121,7 +149,8 @@ class HttpEvents:
         method, json = (self._method, self._json) if url is None else ("GET", None)
         client = self._client or httpx.AsyncClient(timeout=httpx.Timeout(30, read=None))
         try:
-            async with client.stream(method, url or self._url, json=json, headers=headers) as response:
+            sent = httpx.Headers(headers, encoding="utf-8")  # a run's id may be any text
+            async with client.stream(method, url or self._url, json=json, headers=sent) as response:
                 self._check(response, attached=url is not None)
                 yield response
         finally:
