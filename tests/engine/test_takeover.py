@@ -9,7 +9,8 @@ import pytest
 from perdure import Context, Retry, RunEvent, current_step
 from perdure.errors import StepTimedOut
 from perdure.store.changes import Changes
-from perdure.worker import worker
+from perdure.store.operation import Operation
+from perdure.worker import claims, worker
 
 
 async def block(ctx: Context, seconds: float) -> None:
@@ -124,6 +125,33 @@ def test_steps_of_a_zombie_count_for_nothing(lab):
                 assert (ended.value, len(ran)) == ("by 2", 2)
                 await asyncio.sleep(2000)
                 assert await lab.journal(heir, "r") == ended.events
+
+    lab.play(main)
+
+
+def test_what_was_claimed_under_an_earlier_identity_is_read_late(lab, monkeypatch):
+    """I8: its journal would be driven instead of that of the newer claim, in vain, and then nobody would drive the run."""
+    real, slow = claims.load_journals, []
+
+    async def load_journals(store, runs):
+        read = await real(store, runs)
+        await asyncio.sleep(slow.pop() if slow and runs else 0)
+        return read
+
+    async def flow(ctx: Context) -> None:
+        await ctx.sleep(10)
+        await ctx.step("hold", lambda: asyncio.sleep(200))
+
+    async def main():
+        monkeypatch.setattr(claims, "load_journals", load_journals)
+        async with lab.worker(flow, lease=30) as app:
+            await app.start("flow", id="r")
+            await lab.until(app, "r", "waiting")
+            slow.append(100)
+            await asyncio.sleep(20)
+            await app.client.store.apply(Operation([("declare_dead", (app.worker.number, lab.clock.now()))]))
+            async with asyncio.timeout(300):
+                await lab.ended(app, "r")
 
     lab.play(main)
 

@@ -379,6 +379,9 @@ class Worker:
     def _drive(self, run: Claimed, journal: list[Entry] | None, messages: list[Message]) -> None:
         if self._state == "stopped":
             return
+        known = self._drivers.get(run.number) or self._parked.get(run.number)
+        if known is not None and known.run.epoch > run.epoch:
+            return  # this worker had lost the run, and has claimed it again, before this journal was read
         parked = self._parked.pop(run.number, None)
         if parked is None and journal is None:
             # Its coroutine was in memory when it was claimed, and had to make room for another one since.
