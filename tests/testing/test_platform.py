@@ -1,12 +1,13 @@
 """One workflow function on other engines: the one in memory, and perdure itself, pass the same cases."""
 
 import asyncio
+import random
 
 import pytest
 
 from perdure import App, RunFailed, Step, WorkerOptions, current_step
 from perdure.clock import SystemClock
-from perdure.errors import InvalidOption, NotInWorkflow
+from perdure.errors import BlockingCall, Divergence, InvalidOption, NotInWorkflow, Stalled
 from perdure.platform import BodyFailed, run_on
 from perdure.testing import run_virtual
 from perdure.testing.conformance import CASES
@@ -119,6 +120,174 @@ def test_what_the_engine_sees():
         ]  # fmt: skip
 
     run_virtual(main)
+
+
+def played(fn, kept=None):
+    """Execute a function on the engine in memory; what is kept of it can be given to another execution."""
+    kept = kept or Kept(fn, ())
+    return run_virtual(lambda clock: run_on(MemoryPlatform("r", kept, clock), fn))
+
+
+def test_only_several_at_once_need_an_order():
+    """Each step would cost an engine one more entry, or races would be decided anew on replay."""
+
+    async def pause(ctx, seconds):
+        await ctx.sleep(seconds)
+
+    async def order(ctx):
+        await ctx.step("alone", lambda: 1)
+        await asyncio.gather(pause(ctx, 3), pause(ctx, 1), pause(ctx, 2))
+
+    kept = Kept(order, ())
+    played(order, kept)
+    orders = {name: text.partition(":")[2] for name, text in kept.answers.items() if "~order" in name}
+    assert orders == {"order/~order": '["~2/sleep"]', "order/~order#2": '["~3/sleep"]'}
+
+
+def test_an_order_that_the_code_does_not_know():
+    """Changed code would take any branch, and the engine not notice, as all names are still asked for."""
+
+    async def order(ctx):
+        await asyncio.wait({asyncio.create_task(ctx.sleep(1)), asyncio.create_task(ctx.sleep(2))})
+
+    kept = Kept(order, ())
+    played(order, kept)
+    kept.answers["order/~order"] = '0:["~7/sleep"]'
+    with pytest.raises(Divergence, match=r"~7/sleep.*\n.*~1/sleep"):
+        played(order, kept)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_an_event_is_not_lost_to_a_receive_that_was_given_up(together):
+    """On replay the event would go to a wait that nobody waits for, and the run hang for ever."""
+
+    async def order(ctx):
+        other = asyncio.create_task(ctx.receive("go")) if together else None
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(5):
+                await ctx.receive("go")
+        except TimeoutError:
+            await (other or ctx.receive("go"))
+
+    with pytest.raises(NotInWorkflow, match="timeout="):
+        played(order)
+
+
+def test_a_receive_that_ends_by_itself_may_be_followed_by_another():
+    """Nobody could wait twice for the same signal."""
+
+    async def order(ctx):
+        return [await ctx.receive("go", timeout=5, default=n) for n in range(2)]
+
+    assert played(order) == [0, 1]
+
+
+def test_the_code_between_steps_is_as_on_perdure():
+    """It would do what is not repeated on replay, or wait for ever."""
+
+    async def blocking(_ctx):
+        await asyncio.to_thread(print)
+
+    async def stalled(_ctx):
+        await asyncio.get_running_loop().create_future()
+
+    async def from_a_body(ctx):
+        await ctx.step("outer", lambda: ctx.step("inner", lambda: 1))
+
+    for fn, error in ((blocking, BlockingCall), (stalled, Stalled), (from_a_body, NotInWorkflow)):
+        with pytest.raises(error):
+            played(fn)
+
+
+class Slow(MemoryPlatform):
+    """An engine that takes its time for everything, another one in each execution."""
+
+    chance = random.Random(0)
+
+    async def _pause(self):
+        await asyncio.sleep(self.chance.random())
+
+    async def do(self, name, body, *, retry, timeout):
+        await self._pause()
+        try:
+            return await super().do(name, body, retry=retry, timeout=timeout)
+        finally:
+            await self._pause()
+
+    async def sleep(self, name, seconds):
+        await super().sleep(name, seconds)
+        await self._pause()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_cut_anywhere_and_executed_again_it_takes_the_same_way(seed):
+    """Two executions would see outcomes in another order, and both branches be taken."""
+    ways = []
+    chance = random.Random(seed)
+
+    async def work(seconds: float) -> float:
+        await asyncio.sleep(seconds)
+        return seconds
+
+    async def flow(ctx):
+        way = []
+        ways.append(way)
+
+        async def branch(name):
+            for n in range(3):
+                try:
+                    async with asyncio.timeout(1.5):
+                        await ctx.step(work, chance.random() * 3)
+                    way.append(f"{name}{n}")
+                except TimeoutError:
+                    way.append(f"{name}{n} late")
+                    await ctx.sleep(0.5)
+
+        pending = {asyncio.create_task(branch(name), name=name) for name in "abc"}
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            way.append([task.get_name() for task in done])
+            await ctx.step(work, 0)
+        return way
+
+    async def main(clock):
+        kept = Kept(flow, ())
+        Slow.chance = chance
+        for _ in range(6):
+            execution = asyncio.create_task(run_on(Slow("r", kept, clock), flow))
+            await asyncio.wait({execution}, timeout=chance.random() * 12)
+            execution.cancel()
+            await asyncio.gather(execution, return_exceptions=True)
+        return [await run_on(Slow("r", kept, clock), flow) for _ in range(2)]
+
+    first, second = run_virtual(main)
+    assert first == second
+    assert all(way == first[: len(way)] for way in ways)
+
+
+def test_an_engine_that_breaks_off_is_not_the_functions_affair():
+    """A function would take an engine's trouble for a step's failure, and do the wrong thing about it."""
+    told = []
+
+    class Broken(Spy):
+        async def sleep(self, name, seconds):
+            raise ConnectionError(name)
+
+    async def order(ctx):
+        try:
+            await ctx.sleep(1)
+        except Exception as error:  # noqa: BLE001 - nothing of it may come here
+            told.append(error)
+        finally:
+            try:
+                await ctx.step("clean up", lambda: told.append("cleaned up"))
+            except Exception as error:  # noqa: BLE001 - as above
+                told.append(error)
+
+    with pytest.raises(ConnectionError):
+        asyncio.run(run_on(Broken(), order))
+    assert told == []
 
 
 @pytest.mark.parametrize(

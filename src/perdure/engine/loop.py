@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("perdure.workflow")
 Ts = TypeVarTuple("Ts")
 _SPREAD = 0x9E3779B1
+CLOSING_ROUNDS = 3
 
 
 class Branch:
@@ -269,6 +270,21 @@ class PrivateLoop(asyncio.AbstractEventLoop):
         asyncio.all_tasks would look through all tasks of the process, of which a worker has one per parked run.
         """
         return sorted((task for task in self._beside or () if not task.done()), key=lambda task: task.order)
+
+    def dismiss(self, main: RunTask | None) -> None:
+        """Cancel what is left of the workflow's tasks, and close."""
+        for _ in range(CLOSING_ROUNDS):
+            tasks = self.beside
+            if main is not None and not main.done():
+                tasks.insert(0, main)
+            if not tasks:
+                break
+            for task in tasks:
+                task.cancel()
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - it is we who drop it
+            del task, tasks  # a failed task's traceback leads to this frame, and must not lead back to the task
+            self.run_to_rest()
+        self.close()
 
     def is_running(self) -> bool:
         """Always, for those who ask from inside."""

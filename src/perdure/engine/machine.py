@@ -249,18 +249,7 @@ class Machine:
         self._over = why
         self.when_done = None  # it leads back here, and so would keep the machine in memory until a collection
         self.loop.quiet = why == EVICTED
-        for _ in range(CLOSING_ROUNDS):
-            tasks = self.loop.beside
-            if self.main is not None and not self.main.done():
-                tasks.insert(0, self.main)
-            if not tasks:
-                break
-            for task in tasks:
-                task.cancel()
-                task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - it is we who drop it
-            del task, tasks  # a failed task's traceback leads to this frame, and must not lead back to the task
-            self.loop.run_to_rest()
-        self.loop.close()
+        self.loop.dismiss(self.main)
         # No circles are left behind: what runs leave behind would be most of the garbage collector's work.
         for request in self.wanted.values():
             request.future.settle()
@@ -489,7 +478,6 @@ class Machine:
         return text
 
 
-CLOSING_ROUNDS = 3
 CANCELLING = frozenset({Kind.CANCEL_REQUESTED, Kind.DEADLINE_REACHED})
 ENDED = "the run has ended"
 EVICTED = "evicted"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -17,10 +17,12 @@ from perdure.codec.call import CallCodec
 from perdure.codec.failure import decode_error, encode_error
 from perdure.codec.value import TypeCodec, codec_for
 from perdure.engine.current import Silent, StepInfo, running_step, wait_in_thread
-from perdure.engine.definition import Step, StepOptions, closure
+from perdure.engine.definition import Step, closure
+from perdure.engine.loop import Branch, RunTask
 from perdure.engine.machine import MISSING
 from perdure.errors import InvalidOption, NotInWorkflow, ReceiveTimedOut, StepTimedOut
 from perdure.ids import Random
+from perdure.platform.drive import Driver, Outcome, read_stamp
 from perdure.platform.engine import BodyFailed, Platform
 from perdure.platform.steps import Steps
 
@@ -59,48 +61,22 @@ async def run_on(
         option = "fn"
         raise InvalidOption(option, f"{fn!r} is not a coroutine function (async def)")
     name = ids.check_name("workflow name", fn.__name__)
-    context = PlatformContext(platform, name)
-    await context.begin()
-    result: R = CallCodec(fn, skip=1).returns.settle(await fn(context, *args, **kwargs), f"The result of {name}")[1]
+    driver = Driver(platform, name)
+    value = await driver.run(lambda: fn(PlatformContext(platform, name, driver), *args, **kwargs))
+    result: R = CallCodec(fn, skip=1).returns.settle(value, f"The result of {name}")[1]
     return result
 
 
-class _Branch:
-    """Counts the operations of one task, or scope, of the function."""
-
-    def __init__(self, prefix: str, task: object) -> None:
-        self.prefix = prefix
-        self.task = task
-        self.tasks = 0
-        self._counts: dict[str, int] = {}
-
-    def key(self, name: str) -> str:
-        """The key of the next operation of this name."""
-        count = self._counts[name] = self._counts.get(name, 0) + 1
-        return f"{self.prefix}{name}" if count == 1 else f"{self.prefix}{name}#{count}"
-
-
 class PlatformContext:
-    """
-    `Steps` on a platform.
+    """`Steps` on a platform. Keys are made as on perdure: by name and repetition in each task and scope."""
 
-    Keys are made as on perdure: by name and repetition in each task and scope. Tasks are told apart by the order in
-    which they first ask for something; so give concurrent branches that begin with other waits a scope each.
-    """
-
-    def __init__(self, platform: Platform, workflow: str) -> None:
+    def __init__(self, platform: Platform, workflow: str, driver: Driver) -> None:
         self._platform = platform
         self._workflow = workflow
-        self._now = 0
-        self._seed = 0
-        self._branch: contextvars.ContextVar[_Branch] = contextvars.ContextVar("perdure_platform_branch")
+        self._driver = driver
+        self._receiving: Counter[str] = Counter()
+        self._given_up: set[str] = set()
         self.log = logging.LoggerAdapter(log, {"run_id": platform.run_id, "workflow": workflow})
-
-    async def begin(self) -> None:
-        """Find out when the run began, and its seed."""
-        self._branch.set(_Branch("", asyncio.current_task()))
-        began = await self._do(self._key("~begin"), lambda: str(ids.seed()))
-        self._seed = int(began)
 
     @property
     def run_id(self) -> str:
@@ -116,14 +92,24 @@ class PlatformContext:
             if getattr(settings, option):
                 problem = f"step {step.name!r} cannot have it on another engine; only perdure itself gives it"
                 raise InvalidOption(option, problem)
-        name = self._key(step.name)
+        key = self._driver.key(step.name)
         timeout = None if settings.timeout is None else micros(settings.timeout) / SECOND
-        body = self._body(step, args, kwargs, returns, StepInfo(self.run_id, self._workflow, name, 1), timeout)
+        body = self._body(step, args, kwargs, returns, StepInfo(self.run_id, self._workflow, key, 1), timeout)
+
+        async def work() -> Outcome:
+            try:
+                name = self._driver.named(key)
+                at, text = read_stamp(await self._platform.do(name, body, retry=settings.retry, timeout=timeout))
+            except BodyFailed as failed:
+                at, text = read_stamp(failed.text)
+                return Outcome(at, BodyFailed(text))
+            return Outcome(at, text)
+
         try:
-            text = await self._platform.do(self._full(name), body, retry=settings.retry, timeout=timeout)
+            text = await self._driver.ask(key, work)
         except BodyFailed as failed:
-            raise decode_error(self._observed(failed.text)) from None
-        return returns.decode(self._observed(text), f"The stored result of step {name!r}")
+            raise decode_error(failed.text) from None
+        return returns.decode(text, f"The stored result of step {key!r}")
 
     def _body(  # noqa: PLR0917 - what an attempt is made of
         self,
@@ -140,72 +126,81 @@ class PlatformContext:
             try:
                 async with asyncio.timeout(timeout) as limit:
                     value = await _call(step, args, kwargs)
-                return self._stamped(returns.encode(value, f"The result of step {info.key!r}"))
+                return self._driver.stamped(returns.encode(value, f"The result of step {info.key!r}"))
             except Exception as error:
                 timed_out = isinstance(error, TimeoutError) and timeout is not None and limit.expired()
                 raised = StepTimedOut(info.key, timeout or 0, "attempt") if timed_out else error
                 delay = step.settings.retry.next_delay(attempt, raised, ids.jitter())
                 retry_in = None if delay is None else delay / SECOND
-                raise BodyFailed(self._stamped(encode_error(raised)), retry_in) from error
+                raise BodyFailed(self._driver.stamped(encode_error(raised)), retry_in) from error
             finally:
                 running.over = True
                 running_step.reset(token)
 
         return body
 
-    async def _do(self, key: str, make: Callable[[], str]) -> str:
-        """Keep a text of the context's own."""
-
-        async def body(_attempt: int) -> str:
-            return self._stamped(make())
-
-        policy = StepOptions().retry
-        return self._observed(await self._platform.do(self._full(key), body, retry=policy, timeout=None))
-
-    def _stamped(self, text: str) -> str:
-        """A text with the time at which it was made."""
-        return f"{self._platform.clock.now()}:{text}"
-
-    def _observed(self, stamped: str) -> str:
-        """The text again; the run's time is that of what it has seen last."""
-        at, _, text = stamped.partition(":")
-        self._now = max(self._now, int(at))
-        return text
-
     # ------------------------------------------------------------------------------------------ waiting
     async def sleep(self, until: float | timedelta | datetime) -> None:
         """See `Context.sleep`."""
-        at = from_datetime(until) if isinstance(until, datetime) else self._now + micros(until)
-        await self._platform.sleep(self._full(self._key("sleep")), max(0, at - self._now) / SECOND)
-        self._now = max(self._now, at)
+        at = from_datetime(until) if isinstance(until, datetime) else self._driver.time + micros(until)
+        key = self._driver.key("sleep")
+        await self._driver.ask(key, self._driver.sleeping(key, at))
 
     async def receive(
         self, name: str, type: Any = Any, *, timeout: float | timedelta | None = None, default: Any = MISSING
     ) -> Any:
-        """See `Context.receive`."""
+        """
+        See `Context.receive`.
+
+        Raises:
+            NotInWorkflow: Another receive of this name was given up, by a timeout of asyncio or otherwise, and the
+                engine may have given it the event that this one waits for.
+        """
         ids.check_name("signal name", name)
-        key = self._key(name)
+        key = self._driver.key(name)
         seconds = None if timeout is None else micros(timeout, "timeout") / SECOND
-        text = await self._platform.wait_for_event(self._full(key), name, seconds)
-        await self._do(f"{key}~at", str)
+
+        async def work() -> Outcome:
+            return Outcome(None, await self._platform.wait_for_event(self._driver.named(key), name, seconds))
+
+        text = await self._received(name, self._driver.ask(key, work))
         if text is not None:
             return codec_for(type).decode(text, f"The payload of signal {name!r}")
         if default is MISSING:
             raise ReceiveTimedOut(name, seconds or 0)
         return default
 
+    async def _received(self, name: str, event: Awaitable[Any]) -> Any:
+        """An event; one that an earlier execution did not see must not go to whoever has given up waiting for it."""
+        problem = (
+            f"receive({name!r}) was given up, and the engine may have given it an event that another one waits for: "
+            f"use receive({name!r}, timeout=…, default=…), which ends by itself, or other names"
+        )
+        if name in self._given_up:
+            raise NotInWorkflow(problem)
+        self._receiving[name] += 1
+        try:
+            return await event
+        except asyncio.CancelledError:
+            self._given_up.add(name)
+            if self._receiving[name] > 1:
+                raise NotInWorkflow(problem) from None
+            raise
+        finally:
+            self._receiving[name] -= 1
+
     # ----------------------------------------------------------------------------------- time and chance
     def now(self) -> datetime:
         """See `Context.now`."""
-        return to_datetime(self._now)
+        return to_datetime(self._driver.time)
 
     def uuid(self) -> UUID:
         """See `Context.uuid`."""
-        return ids.uuid_from(ids.stream(self._seed, self._key("uuid")))
+        return ids.uuid_from(ids.stream(self._driver.seed, self._driver.key("uuid")))
 
     def random(self) -> Random:
         """See `Context.random`."""
-        return ids.stream(self._seed, self._key("random"))
+        return ids.stream(self._driver.seed, self._driver.key("random"))
 
     async def emit(self, name: str, data: Any = None) -> NoReturn:  # noqa: ARG002 - as `Context.emit` is called
         """
@@ -221,24 +216,14 @@ class PlatformContext:
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
         """See `Context.scope`."""
-        prefix = self._key(ids.check_name("scope", name)) + "/"
-        token = self._branch.set(_Branch(prefix, asyncio.current_task()))
+        outer = self._driver.branch
+        self._driver.branch = Branch(self._driver.key(ids.check_name("scope", name)) + "/")
+        task = asyncio.current_task()
         try:
             yield
         finally:
-            self._branch.reset(token)
-
-    def _key(self, name: str) -> str:
-        branch, task = self._branch.get(), asyncio.current_task()
-        if branch.task is not task:
-            # A task that the function has made: it has a copy of the context that it was made in.
-            branch.tasks += 1
-            branch = _Branch(f"{branch.prefix}~{branch.tasks}/", task)
-            self._branch.set(branch)
-        return branch.key(name)
-
-    def _full(self, key: str) -> str:
-        return f"{self._workflow}/{key}"
+            if isinstance(task, RunTask):
+                task.branch = outer
 
 
 class Body(Silent):

@@ -29,7 +29,9 @@ class Platform(Protocol):
     One run on another engine, made by that engine's adapter for each execution of the function.
 
     Every name is used once per execution, and is the same on each: "<workflow>/<key>". An answer under a name is kept
-    for ever: the same call on a later execution gives it again. All texts are the caller's, and are kept as they are.
+    for ever: the same call on a later execution gives it again. Several calls may wait at once; one whose outcome is
+    not needed any more is cancelled, as all are when the execution ends before them. All texts are the caller's, and
+    are kept as they are.
     `perdure.testing.platform` has an adapter in memory to read, and the cases that every adapter must pass.
 
     Attributes:

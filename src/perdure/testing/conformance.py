@@ -349,6 +349,115 @@ async def concurrent_branches_keep_their_own(engine: Harness) -> None:
 
 
 @case
+async def the_first_of_several_stays_the_first(engine: Harness) -> None:
+    """What came second, and is there when a crash is over, does not come first then: one branch is taken, not both."""
+    took: list[str] = []
+    reached = asyncio.Event()
+
+    async def model() -> str:
+        await asyncio.sleep(10)
+        return "answer"
+
+    async def take(branch: str) -> str:
+        took.append(branch)
+        return branch
+
+    async def work(ctx: Steps) -> str:
+        answer, timer = asyncio.ensure_future(ctx.step(model)), asyncio.ensure_future(ctx.sleep(5))
+        done, _ = await asyncio.wait({answer, timer}, return_when=asyncio.FIRST_COMPLETED)
+        name = "main" if answer in done else "fallback"
+        branch = await ctx.step(name, lambda: take(name), returns=str)
+        late = await answer
+        reached.set()
+        await ctx.receive("go")
+        return f"{branch}, then {late}"
+
+    await engine.start("r", work)
+    await reached.wait()
+    await engine.crash()
+    await engine.event("r", "go", None)
+    assert await engine.result("r") == "fallback, then answer", "after a crash another outcome came first"
+    assert await engine.again("r") == "fallback, then answer", "a replay took another branch"
+    assert took == ["fallback"], f"branches taken: {took}"
+
+
+@case
+async def outcomes_come_again_in_their_order(engine: Harness) -> None:
+    """A function that goes by who is ready first does the same with all of them there."""
+    reached = asyncio.Event()
+
+    async def after(name: str, seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return name
+
+    async def work(ctx: Steps) -> list[str]:
+        branches = [ctx.step(after, name, seconds) for name, seconds in (("c", 9), ("a", 3), ("b", 6))]
+        found = [await each for each in asyncio.as_completed(branches)]
+        found += [await ctx.step(after, name, 0) for name in found]
+        reached.set()
+        await ctx.receive("go")
+        return found
+
+    await engine.start("r", work)
+    await reached.wait()
+    await engine.crash()
+    await engine.event("r", "go", None)
+    assert await engine.result("r") == [*"abcabc"]
+    assert await engine.again("r") == [*"abcabc"], "a replay has another order"
+
+
+@case
+async def what_is_given_up_has_no_outcome(engine: Harness) -> None:
+    """A step that has lost against a timeout does not win on replay, though its body could end then."""
+    seconds = [60.0]
+    reached = asyncio.Event()
+
+    async def slow() -> str:
+        await asyncio.sleep(seconds[0])
+        return "in time"
+
+    async def work(ctx: Steps) -> str:
+        try:
+            async with asyncio.timeout(5):
+                found = await ctx.step(slow)
+        except TimeoutError:
+            found = await ctx.step("late", lambda: "late")
+        reached.set()
+        await ctx.receive("go")
+        return str(found)
+
+    await engine.start("r", work)
+    await reached.wait()
+    seconds[0] = 0
+    await engine.crash()
+    await engine.event("r", "go", None)
+    assert await engine.result("r") == "late"
+    assert await engine.again("r") == "late", "a replay took another branch"
+
+
+@case
+async def timers_of_asyncio_are_durable(engine: Harness) -> None:
+    """`asyncio.sleep` and `asyncio.timeout` would begin anew with each process, or end when another one looks."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+
+    async def work(ctx: Steps) -> str:
+        await asyncio.sleep(1000)
+        try:
+            async with asyncio.timeout(1000):
+                return str(await ctx.receive("answer", str))
+        except TimeoutError:
+            return "nobody answered"
+
+    await engine.start("r", work)
+    for _ in range(3):
+        await asyncio.sleep(400)
+        await engine.crash()
+    assert await engine.result("r") == "nobody answered"
+    assert 2000 <= loop.time() - begun < 2200, f"it took {loop.time() - begun} s instead of 2000"
+
+
+@case
 async def bodies_know_their_key(engine: Harness) -> None:
     """Services can be given a key that is the same for every attempt, and another one for every step."""
     keys: list[str] = []
