@@ -20,6 +20,11 @@ def child(ctx: SyncContext, n: int) -> int:
     return n * 2
 
 
+def sleeper(ctx: SyncContext, seconds: int) -> int:
+    ctx.sleep(seconds)
+    return seconds
+
+
 def test_steps_sleeps_and_failures(lab):
     """A plain workflow would not run steps, sleep, retry, catch errors, or would repeat them on replay."""
     ran = []
@@ -83,6 +88,47 @@ def test_signals_children_and_maps(lab):
             await lab.check_replay(app, ended, "flow")
 
     lab.play(main)
+
+
+def test_timeouts_in_a_plain_workflow(lab):
+    """A plain workflow could bound nothing but signals, or would not get out of what takes too long."""
+
+    async def slow() -> str:
+        await asyncio.sleep(50)
+        return "slow"
+
+    def flow(ctx: SyncContext) -> list:
+        out = []
+        with ctx.timeout(60):
+            out.append(ctx.step(slow))
+        for _ in range(2):
+            try:
+                with ctx.timeout(20):
+                    ctx.step(slow)
+            except TimeoutError:
+                out.append("over")
+        with pytest.raises(Broken), ctx.timeout(20):
+            raise Broken
+        try:
+            with ctx.timeout(30), ctx.timeout(60):
+                ctx.receive("never")
+        except TimeoutError:
+            out.append("over too")
+        return out
+
+    ended = lab.finish(flow)
+    assert (ended.value, ended.seconds) == (["slow", "over", "over", "over too"], 120)
+
+
+def test_races_in_a_plain_workflow(lab):
+    """A plain workflow could not go on with the child that is ready first."""
+
+    def flow(ctx: SyncContext) -> list:
+        children = [ctx.start("sleeper", seconds) for seconds in (30, 10, 20)]
+        return [*ctx.race(*children), children[0].result()]
+
+    ended = lab.finish(flow, others=(sleeper,))
+    assert (ended.value, ended.seconds) == ([1, 10, 30], 30)
 
 
 def test_facts_in_a_plain_workflow(lab):

@@ -211,6 +211,36 @@ class SyncContext:
         finally:
             self._ask(_call(manager.__exit__, None, None, None))
 
+    @contextmanager
+    def timeout(self, duration: float | timedelta) -> Iterator[None]:
+        """See `Context.timeout`: ``with ctx.timeout(60):``; whatever the context is asked for when it is over ends."""
+        limit = self._ask(_call(self._ctx.timeout, duration))
+        self._ask(limit.__aenter__())
+        try:
+            yield
+        except BaseException as error:
+            self._ask(limit.__aexit__(type(error), error, error.__traceback__))
+            raise
+        self._ask(limit.__aexit__(None, None, None))
+
+    def race(self, *children: SyncChild) -> tuple[int, Any]:
+        """
+        Wait for the first of several children to end, and give up the others, which run on.
+
+        Returns:
+            The winner's place among the arguments, and its result. If it failed, its error is raised.
+        """
+        return self._ask(_race(self._ctx, children))
+
+    @property
+    def cancel_reason(self) -> str | None:
+        """See `Context.cancel_reason`."""
+        return self._ctx.cancel_reason
+
+    def uncancel(self) -> None:
+        """See `Context.uncancel`."""
+        self._ask(_call(self._ctx.uncancel))
+
     def continue_as_new(self, *args: Any) -> NoReturn:
         """See `Context.continue_as_new`."""
         self._ask(_call(self._ctx.continue_as_new, *args))
@@ -227,6 +257,10 @@ class SyncChild:
     def result(self) -> Any:
         """See `Child.result`."""
         return self._ask(self._child.result())
+
+
+async def _race(ctx: Context, children: tuple[SyncChild, ...]) -> tuple[int, Any]:
+    return await ctx.race(*[child._child.result() for child in children])  # noqa: SLF001 - the same module's
 
 
 async def _call(fn: Callable[..., T], *args: Any) -> T:
