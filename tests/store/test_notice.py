@@ -4,6 +4,7 @@ import asyncio
 from contextlib import closing
 
 import pytest
+from postgreskit.proxy import Proxy
 from postgreskit.server import server
 
 from perdure import App, Context, WorkerOptions
@@ -75,6 +76,30 @@ def test_a_client_that_only_starts_jobs_is_heard(monkeypatch):
                 async with app_with_queue().connected() as client:
                     await client.start("nod", id=f"job-{place}")
                 assert await worker.handle(f"job-{place}", "nod").result() is True
+
+    within_time(main())
+
+
+def test_who_only_tells_does_not_stay_with_a_standby(monkeypatch, tmp_path):
+    """After a failover a process's jobs would be begun when a worker happens to look, for as long as it lives."""
+    for name in ("POLL_QUICK_S", "POLL_SLOW_S", "POLL_LISTENING_S"):
+        monkeypatch.setattr(notice, name, NEVER)
+    url = server().url()
+
+    async def main() -> None:
+        proxy = Proxy(tmp_path, server().socket)
+        await proxy.start()
+        with server().standby() as standby:
+            async with worker_on(url) as worker, worker_on(proxy.leading(url)).connected() as client:
+                proxy.detours = [standby]
+                await client.start("greet", "x", id="not told")
+                await client.client.store._notice._told.wait()
+                assert proxy.detours == []
+                await client.start("greet", "x", id="told")
+                for name in ("told", "not told"):
+                    await client.signal(name, "more", "yes")
+                    assert await worker.handle(name, "greet").result() == "x yes"
+        await proxy.stop()
 
     within_time(main())
 

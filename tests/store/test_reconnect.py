@@ -2,19 +2,22 @@
 
 import asyncio
 import random
-from urllib.parse import quote
+from contextlib import suppress
 
 import pytest
-from postgreskit.proxy import Proxy
+from postgreskit.proxy import READ_ONLY, Proxy
 from postgreskit.server import new_server, server
 from storekit.database import Database, entry, start
 from storekit.generate import Generator
-from storekit.kinds import PostgresSchema
+from storekit.kinds import PostgresSchema, StillClock
 from storekit.system import ModelSystem, StoreSystem
 
-from perdure.errors import StoreUnavailable
+from perdure import App, Context
+from perdure.errors import SchemaMissing, StoreError, StoreReadOnly, StoreUnavailable
+from perdure.model.limits import Limits
 from perdure.store.operation import Operation
 from perdure.store.pg import lasting
+from perdure.store.pg.store import PostgresStore
 
 
 class Proxied(PostgresSchema):
@@ -24,7 +27,7 @@ class Proxied(PostgresSchema):
         super().__init__(folder)
         self.proxy = Proxy(folder, server().socket)
         self.direct = self.url
-        self.url = self.url.replace(quote(str(server().socket), safe=""), quote(str(folder), safe=""))
+        self.url = self.proxy.leading(self.url)
 
 
 @pytest.fixture
@@ -105,6 +108,159 @@ def test_a_users_function_whose_connection_breaks(proxied, cut):
         assert [row[0] for row in rows] == ["started", "started"]
         assert proxied.run(proxied.store.select("select count(*) from tally where n = ?", (place,))) == [(3,)]
         assert len(ran) <= 2
+
+
+@pytest.fixture(scope="module")
+def standby():
+    """The folder of a second server's socket, which follows the first."""
+    with server().standby() as folder:
+        yield folder
+
+
+def unanswered(proxied, cause, *detours):
+    """The next answer gets lost, and the connections after it meet this first."""
+    proxied.kind.proxy.cut, proxied.kind.proxy.detours = cause, list(detours)
+
+
+REFUSED = ("53300", "28P01", "3D000", "25006", "XX000")
+"""What a server, or a pooler before it, may say for a moment: too many, no such user, …; 25006 to a statement."""
+
+
+@pytest.mark.parametrize("cut", ["request", "answer"])
+@pytest.mark.parametrize("state", [*REFUSED, "standby"])
+def test_what_may_have_been_done_is_found_out_whatever_the_next_connections_meet(proxied, standby, state, cut):
+    """What was committed would be told as undone, and be done twice, or a run trip over its own entry."""
+    detours = [standby, standby] if state == "standby" else [state, state]
+    run = proxied.owned()
+    assert proxied.write(run, ("entries", [entry(1)])) == []
+    unanswered(proxied, cut, *detours)
+    assert proxied.write(run, ("entries", [entry(2)])) == []
+    assert proxied.journal("a") == [entry(1), entry(2)]
+    unanswered(proxied, cut, *detours)
+    outcomes = proxied.batch([start("b")], [start("c")])
+    assert [rows[0][0] for rows, error in outcomes if not error] == ["started", "started"]
+    table = "create table once (n integer)"
+    proxied.run(proxied.store.apply(Operation([start("d")], body=lambda there: there.execute(table))))
+
+    def body(transaction):
+        # The commit is the fourth message from here on: the function's row, the lines, the answer that is kept.
+        transaction.execute("insert into once values (1)")
+        proxied.kind.proxy.skip = 2
+        unanswered(proxied, cut if not ran else "", *([] if ran else detours))
+        ran.append(1)
+        return []
+
+    ran = []
+    assert proxied.run(proxied.store.apply(Operation([start("e")], body=body)))[0][0] == "started"
+    assert proxied.run(proxied.store.select("select count(*) from once")) == [(1,)]
+    assert proxied.kind.proxy.cuts == 3
+    assert proxied.kind.proxy.detours == []
+
+
+def anew(proxied, *detours):
+    """The writer connects again, and meets this first."""
+    proxied.store._writer.connection.drop()
+    for lane in proxied.store._transactor._lanes:
+        lane.connection.drop()
+    proxied.kind.proxy.detours = list(detours)
+
+
+@pytest.mark.parametrize("of", ["standby", READ_ONLY])
+def test_a_connection_that_leads_to_a_server_without_writes_is_given_up(proxied, standby, of):
+    """A writer that came upon a standby once, in a failover, would stay there: nothing is stored until a restart."""
+    run, place = proxied.owned(), standby if of == "standby" else of
+    body = Operation([start("c")], body=lambda there: there.execute("select 1") and [])
+    anew(proxied, place)
+    assert proxied.apply(start("b"))
+    assert proxied.kind.proxy.detours == []
+    anew(proxied, place, place, place)
+    assert proxied.write(run, ("entries", [entry(1)])) == []
+    assert proxied.kind.proxy.detours == []
+    anew(proxied, place)
+    assert proxied.run(proxied.store.apply(body))
+    assert proxied.kind.proxy.detours == []
+    assert proxied.journal("a") == [entry(1)]
+
+
+def test_a_worker_that_comes_upon_a_standby_goes_on_and_leaves_in_good_order(tmp_path, standby, monkeypatch, caplog):
+    """In a failover its runs would stop; and a worker that is told to leave then would end with a traceback."""
+    url = server().url()
+
+    async def main() -> None:
+        proxy = Proxy(tmp_path, server().socket)
+        await proxy.start()
+        app = App(proxy.leading(url))
+
+        @app.workflow
+        async def twice(ctx: Context) -> int:
+            for _ in range(2):
+                proxy.cut_all()
+                proxy.detours = [standby] * 5
+                await ctx.step("count", lambda: calls.append(1))
+            return len(calls)
+
+        calls: list[int] = []
+        async with app:
+            assert await (await app.start(twice)).result() == 2
+            monkeypatch.setattr(lasting, "PATIENCE_S", 0.05)
+            proxy.detours = [standby] * 1000
+            app.client.store._writer.connection.drop()
+        await proxy.stop()
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+    assert "cannot say goodbye, and counts as alive until its lease ends" in caplog.text
+
+
+def test_a_database_that_stays_read_only_is_an_error_that_can_be_tried_again(proxied, standby, monkeypatch):
+    """Callers would wait for ever, or not be told what is the matter."""
+    monkeypatch.setattr(lasting, "PATIENCE_S", 0.05)
+    anew(proxied, *[standby] * 100)
+    with pytest.raises(StoreReadOnly) as told:
+        proxied.apply(start("a"))
+    assert told.value.retryable
+    proxied.kind.proxy.detours = []
+    assert proxied.apply(start("a"))
+
+
+def test_readers_do_not_ask_a_standby(proxied, standby):
+    """What has not come there yet would be missing: a run would go on without its last entries."""
+    proxied.kind.proxy.cut_all()
+    proxied.kind.proxy.detours = [standby] * 3
+    for _ in range(2):
+        assert proxied.run(proxied.store.select("select pg_is_in_recovery()")) == [(False,)]
+    assert proxied.kind.proxy.detours == []
+
+
+def test_who_begins_on_a_standby_may_read_there_until_it_writes(proxied, standby):
+    """An operator's look at a copy would be refused; or a worker go on with what a copy has, as in the last test."""
+    there = PostgresStore(proxied.kind.url, clock=StillClock(), limits=Limits())
+    while there._committer is None:
+        # It follows, and need not have the schema yet.
+        proxied.kind.proxy.detours = [standby] * 2
+        with suppress(SchemaMissing):
+            proxied.run(there.connect(migrating=False))
+    assert proxied.run(there.select("select pg_is_in_recovery()")) == [(True,)]
+    assert proxied.run(there.apply(Operation([start("a")])))
+    for _ in range(2):
+        assert proxied.run(there.select("select pg_is_in_recovery()")) == [(False,)]
+    proxied.run(there.close())
+
+
+def test_too_many_connections_are_waited_for(proxied):
+    """After each restart of the database some would be refused, as all clients come back at once."""
+    for call in (lambda: proxied.apply(start("a")), lambda: proxied.rows("counts")):
+        anew(proxied, "53300", "53300")
+        assert call()
+        assert proxied.kind.proxy.detours == []
+
+
+@pytest.mark.parametrize("state", ["28P01", "3D000"])
+def test_a_connection_that_is_refused_for_good_is_told_at_once(proxied, state):
+    """A wrong password, changed while the app runs, would look like a database that is slow."""
+    anew(proxied, state)
+    with pytest.raises(StoreError, match="sent away by a test"):
+        proxied.apply(start("a"))
+    assert proxied.count("runs") == 0
 
 
 def test_a_database_that_is_away_is_an_error_that_can_be_tried_again(proxied, monkeypatch):

@@ -51,6 +51,23 @@ class Address:
             max_cached_statement_lifetime=0,
         )  # fmt: skip
 
+    def on_standby(self, connection: asyncpg.Connection) -> bool:
+        """Whether the server follows another one, and may lack its last commits."""
+        # What a pooler says of its server may be old; there the first statement that writes tells.
+        return not self.pooled and getattr(connection.get_settings(), "in_hot_standby", "off") == "on"
+
+    def check_primary(self, connection: asyncpg.Connection) -> None:
+        """
+        Let go of a server that follows another one.
+
+        Raises:
+            asyncpg.ReadOnlySQLTransactionError: It does, as it would say to the first statement that writes.
+        """
+        if self.on_standby(connection):
+            connection.terminate()
+            problem = "the server is a standby"
+            raise asyncpg.ReadOnlySQLTransactionError(problem)
+
 
 def address(url: str) -> Address:
     """

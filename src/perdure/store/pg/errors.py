@@ -23,6 +23,8 @@ FAILURES = (*BROKEN, *UNSTORABLE)
 """All that the driver raises."""
 AGAIN = frozenset({"40001", "40P01"})
 """Two transactions stood in each other's way: nothing was done, and the same may be done at once again."""
+_PASSING = frozenset({"53300", "25006"})
+"""Nothing was done, and what was asked was not the reason: too many connections, a server that takes no writes."""
 _STATES: tuple[tuple[str, type[StoreError], str], ...] = (
     ("40", StoreBusy, "Others changed the same rows at the same time; perdure tries again"),
     ("55P03", StoreBusy, "Another connection holds the rows; perdure tries again"),
@@ -77,3 +79,8 @@ def unsure(error: BaseException) -> bool:
         # The server's own good-bye comes instead of an answer: what it was doing is undone, but not certainly.
         return state_of(error).startswith(("57P", "08"))
     return not isinstance(error, (asyncpg.DataError, *UNSTORABLE))
+
+
+def passing(error: BaseException) -> bool:
+    """Whether another connection, soon, may do better: this one broke, was one too many, or led to a standby."""
+    return unsure(error) or state_of(error) in _PASSING

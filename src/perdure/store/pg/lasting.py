@@ -13,7 +13,7 @@ from perdure.clock import Clock, elapsed, standing_still
 from perdure.errors import StoreClosed
 from perdure.store.base import CLOSED
 from perdure.store.pg.address import Address
-from perdure.store.pg.errors import AGAIN, FAILURES, mapped, state_of, unsure
+from perdure.store.pg.errors import AGAIN, FAILURES, mapped, passing, state_of, unsure
 
 T = TypeVar("T")
 PATIENCE_S = 10.0
@@ -42,6 +42,7 @@ class Lasting:
 
     Attributes:
         closed: Whoever still waits is told that it is in vain.
+        primary: Whether it has ever led to a server that is not a standby; one is good for a look only.
     """
 
     def __init__(self, address: Address, clock: Clock, **settings: str) -> None:
@@ -50,6 +51,7 @@ class Lasting:
         self._settings = settings
         self._connection: asyncpg.Connection | None = None
         self.closed = False
+        self.primary = False
 
     async def connect(self) -> asyncpg.Connection:
         """
@@ -67,6 +69,7 @@ class Lasting:
                 connection.terminate()
                 raise StoreClosed(CLOSED)
             self._connection = connection
+            self.primary = self.primary or not self._address.on_standby(connection)
         return self._connection
 
     def drop(self) -> None:
@@ -96,21 +99,26 @@ class Lasting:
 
         What may have been done is asked for as long as it takes, so a call has to tell that it is a repetition.
         """
-        begun, pause, sent = elapsed(), 0.01, False
+        begun, pause, unanswered = elapsed(), 0.01, False
         while True:
+            connection = None
             try:
                 connection = await self.connect()
-                sent = True
+                self._address.check_primary(connection)
                 return await call(connection)
             except FAILURES as error:
                 if state_of(error) in AGAIN:
                     # Undone for certain; the others have what they waited for.
                     await asyncio.sleep(ids.jitter() * 0.01)
                     continue
-                if not unsure(error):
+                unanswered = unanswered or (connection is not None and unsure(error))
+                # Once an answer is missing, that a connection is refused, or that a repetition cannot be done now,
+                # says nothing of what was asked first.
+                missing = unanswered and (connection is None or mapped(error, self._address.where).retryable)
+                if not (missing or passing(error)):
                     raise
                 self.drop()
-                if self.closed or (not sent and elapsed() - begun > PATIENCE_S):
+                if self.closed or (not unanswered and elapsed() - begun > PATIENCE_S):
                     raise mapped(error, self._address.where) from error
                 await asyncio.sleep(pause * (0.5 + ids.jitter()))
                 pause = min(pause * 2, LONGEST_PAUSE_S)

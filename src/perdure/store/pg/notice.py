@@ -143,7 +143,9 @@ class Notice:
 
     async def _connect(self) -> asyncpg.Connection:
         # A notification is a commit with a record in the log, and not worth a flush of the disk.
-        return await self._address.connect(synchronous_commit="off")
+        connection = await self._address.connect(synchronous_commit="off")
+        self._address.check_primary(connection)
+        return connection
 
     # ------------------------------------------------------------------------------------- hearing
     def start(self) -> None:

@@ -15,18 +15,25 @@ from perdure.store.base import CLOSED
 from perdure.store.operation import Row
 from perdure.store.pg import lasting
 from perdure.store.pg.address import Address
-from perdure.store.pg.errors import FAILURES, mapped, unsure
+from perdure.store.pg.errors import FAILURES, mapped, passing, unsure
+from perdure.store.pg.lasting import Lasting
 
 MOST = 4
 SETTINGS = {"statement_timeout": "60s", "default_transaction_read_only": "on"}
 
 
 class Reader:
-    """Runs queries, several at a time; one whose connection fails is asked again, for as long as writers try."""
+    """
+    Runs queries, several at a time; one whose connection fails is asked again, for as long as writers try.
 
-    def __init__(self, address: Address, clock: Clock) -> None:
+    Args:
+        writing: Once this has been on a primary, nothing is read from a standby, which may lack the last commits.
+    """
+
+    def __init__(self, address: Address, clock: Clock, writing: Lasting) -> None:
         self._address = address
         self._clock = clock
+        self._writing = writing
         self._idle: list[asyncpg.Connection] = []
         self._room = asyncio.Semaphore(MOST)
         self._closed = False
@@ -48,7 +55,7 @@ class Reader:
             try:
                 return await self._fetch(sql, parameters)
             except FAILURES as error:
-                if not unsure(error) or self._closed or elapsed() - begun > lasting.PATIENCE_S:
+                if not passing(error) or self._closed or elapsed() - begun > lasting.PATIENCE_S:
                     raise mapped(error, self._address.where) from error
             # The other idle connections are of the same age.
             self._drop()
@@ -59,6 +66,8 @@ class Reader:
         if self._closed:
             raise StoreClosed(CLOSED)
         connection = self._idle.pop() if self._idle else await self._address.connect(**SETTINGS)
+        if self._writing.primary:
+            self._address.check_primary(connection)
         try:
             if self._address.pooled:
                 async with connection.transaction(readonly=True):

@@ -80,7 +80,8 @@ class PostgresStore(BaseStore[PostgresCommitter]):
         except BaseException:
             writer.connection.drop()
             raise
-        self._writer, self._transactor, self._reader = writer, transactor, Reader(self.address, self.clock)
+        self._writer, self._transactor = writer, transactor
+        self._reader = Reader(self.address, self.clock, writer.connection)
         self._notice = Notice(self.address, self.changes, writer.id, self._reader, clock=self.clock)
         try:
             await self.check_clock()
