@@ -175,8 +175,8 @@ class Worker:
         try:
             async with asyncio.timeout(micros(self.options.drain) / SECOND + GOODBYE_S):
                 await self._say_goodbye()
-        except TimeoutError:
-            log.warning("worker %s: the database does not answer; it counts as alive until its lease ends", self.id)
+        except (TimeoutError, StoreError) as error:
+            log.warning("worker %s cannot say goodbye, and counts as alive until its lease ends: %r", self.id, error)
         finally:
             self._collector.restore()
             if self._heartbeat:
