@@ -25,8 +25,13 @@ PLANNING = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "jit": "off",
 }
-"""A plan is made once per session, and is the one that the tests of the plans see, however few rows there are."""
+"""
+A plan is made once per session, and is the one that the tests of the plans see, however few rows there are.
+
+Before Postgres 18 what is off seems to cost so much that the plan would be compiled, which takes 100 ms.
+"""
 LOCKING = {"lock_timeout": "20s"}
 
 _ROWS = "@rows"
@@ -157,6 +162,7 @@ declare
   _r record;
   _out json[] := '{}';
   _numbers bigint[];
+  _alive bigint[];
   _tree bigint[];
   _doomed bigint[] := '{}';
   _hashes text[];
