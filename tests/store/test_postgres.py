@@ -20,6 +20,7 @@ from perdure.store.choose import schema_sql, shown, store_at
 from perdure.store.migrate import migrations
 from perdure.store.operation import AsyncBody, Operation
 from perdure.store.pg import lasting
+from perdure.store.pg.address import address
 from perdure.store.pg.dialect import within
 from perdure.store.pg.errors import by_state
 from perdure.store.pg.store import PostgresStore
@@ -337,6 +338,19 @@ def test_a_url_is_shown_without_its_password():
     """A password would be printed to a terminal or a log."""
     assert shown("postgresql://me:secret@host/db?schema=x") == "postgresql://me:***@host/db?schema=x"
     assert shown("sqlite:///a@b.db") == "sqlite:///a@b.db"
+
+
+@pytest.mark.parametrize(("more", "name"), [({}, "perdure"), ({"application_name": "shop"}, "shop")])
+def test_the_url_says_what_connections_are_called(more, name):
+    """Whoever looks for an app's sessions by the name in its URL would not find them."""
+
+    async def main() -> None:
+        connection = await address(server().url(**more)).connect(lock_timeout="7s")
+        assert await connection.fetchval("show application_name") == name
+        assert await connection.fetchval("show lock_timeout") == "7s"
+        await connection.close()
+
+    asyncio.run(main())
 
 
 def test_an_unknown_run_is_not_locked_out(pg):

@@ -46,6 +46,9 @@ class Address:
             settings: Of the session; a pooler would refuse them, so it gets none.
         """
         server = {} if self.pooled else {"application_name": "perdure", **settings}
+        if "application_name" in dict(parse_qsl(urlsplit(self.dsn).query)):
+            # The driver would put ours over it.
+            server.pop("application_name", None)
         return await asyncpg.connect(
             self.dsn, timeout=CONNECT_S, server_settings=server, statement_cache_size=0 if self.pooled else 200,
             max_cached_statement_lifetime=0,
