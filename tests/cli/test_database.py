@@ -1,7 +1,14 @@
 """`perdure db`, `perdure doctor` and `perdure workers`."""
 
+from contextlib import closing
+
+import apsw
 import pytest
 from clikit.terminal import Terminal
+
+from perdure.store.migrate import migrations
+
+KNOWN = migrations("sqlite")
 
 
 def test_migrate_reports_versions(terminal):
@@ -14,6 +21,27 @@ def test_migrate_reports_versions(terminal):
     assert again == first | {"from_version": first["to_version"], "applied": []}
     assert "Nothing was to be done" in terminal.done("db", "migrate", "--url", terminal.url).out
     assert "went from schema version 0" in terminal.done("db", "migrate", "--url", "sqlite:///other.db").out
+
+
+def test_migrate_prints_its_sql(terminal):
+    """Whoever has to review it first would get what the database has already, or nothing for one out of reach."""
+    asked = ("db", "migrate", "--sql", "--url", terminal.url)
+    whole = terminal.done(*asked).out
+    assert (whole.count("create table perdure_runs"), whole.count("insert into perdure_schema")) == (1, len(KNOWN))
+    assert not (terminal.folder / "shop.db").exists()
+    with closing(apsw.Connection(str(terminal.folder / "shop.db"))) as connection:
+        connection.execute(KNOWN[0].sql)
+        connection.execute("insert into perdure_schema values (1, 'initial', 1)")
+    rest = terminal.done(*asked).out
+    assert (rest.count("create table perdure_runs"), rest.count("insert into perdure_schema")) == (0, len(KNOWN) - 1)
+    with closing(apsw.Connection(str(terminal.folder / "shop.db"))) as connection:
+        connection.execute(rest)
+    assert "Nothing is to be done" in terminal.done(*asked).out
+    assert "Nothing was to be done" in terminal.done("db", "migrate", "--url", terminal.url).out
+    away = terminal.done("db", "migrate", "--sql", "--from", len(KNOWN) - 1, "--url", "postgresql://x.invalid/db").out
+    assert away.count("perdure_schema (version") == 1
+    assert terminal.run(*asked, "--from", 99).code == 2
+    assert terminal.run("db", "migrate", "--from", 0, "--url", terminal.url).code == 2
 
 
 def test_migrate_where_there_is_no_folder(terminal):

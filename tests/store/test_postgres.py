@@ -16,13 +16,14 @@ from perdure import App, Context, WorkerOptions
 from perdure.errors import InvalidOption, OperationRefused, SchemaMissing, SchemaTooNew, StoreUnavailable
 from perdure.model.limits import Limits
 from perdure.model.queue import Queue
-from perdure.store.choose import schema_sql, shown, store_at
+from perdure.store.choose import behind, schema_sql, shown, store_at
 from perdure.store.migrate import migrations
 from perdure.store.operation import AsyncBody, Operation
 from perdure.store.pg import lasting
 from perdure.store.pg.address import address
 from perdure.store.pg.dialect import within
 from perdure.store.pg.errors import by_state
+from perdure.store.pg.function import functions
 from perdure.store.pg.store import PostgresStore
 from perdure.testing.time import run_virtual
 from perdure.worker.claims import claiming
@@ -102,6 +103,37 @@ def test_the_printed_sql_makes_a_schema_that_fits():
         await store.connect(migrating=False)
         assert store.migrated == []
         await store.close()
+
+    asyncio.run(main())
+
+
+def test_the_printed_sql_begins_where_a_schema_is():
+    """A DBA who runs it on last year's schema would be told that its tables are there."""
+    url = server().url()
+    at = address(url)
+    first = migrations("postgres")[0]
+
+    async def main() -> None:
+        assert await behind(url) == 0
+        connection = await at.connect()
+        await connection.execute(f"create schema {at.schema}")
+        await connection.execute(within(at.schema, first.sql))
+        await connection.execute(f"insert into {at.schema}.perdure_schema values (1, 'initial', 1)")
+        assert await behind(url) == 1
+        await connection.execute(schema_sql(url, NOW, 1))
+        assert await behind(url) is None
+        await connection.execute(f"drop function {functions(at.schema).run}")
+        assert await behind(url) == migrations("postgres")[-1].version
+        await connection.execute(schema_sql(url, NOW, migrations("postgres")[-1].version))
+        store = store_on(url)
+        await store.connect(migrating=False)
+        await store.close()
+        await connection.execute(f"insert into {at.schema}.perdure_schema values (99, 'later', 1)")
+        with pytest.raises(SchemaTooNew):
+            await behind(url)
+        await connection.close()
+        with pytest.raises(StoreUnavailable):
+            await behind("postgresql://postgres@/postgres?host=/nowhere")
 
     asyncio.run(main())
 

@@ -12,8 +12,9 @@ from perdure.cli.command import Session, command
 from perdure.cli.output import status_text
 from perdure.cli.values import duration
 from perdure.clock import SystemClock
+from perdure.errors import InvalidOption
 from perdure.model.status import TERMINAL, Status
-from perdure.store.choose import schema_sql, shown
+from perdure.store.choose import behind, schema_sql, shown
 from perdure.store.migrate import migrations
 
 PRUNED_AT_A_TIME = 5_000
@@ -33,7 +34,11 @@ def _size(count: float) -> str:
 async def migrate(
     session: Session,
     *,
-    sql: Annotated[bool, typer.Option("--sql", help="Print what makes a new database, and do nothing.")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL that would do so, and do nothing.")] = False,
+    since: Annotated[
+        int | None,
+        typer.Option("--from", metavar="VERSION", help="With --sql: do not ask which schema there is; 0 is none."),
+    ] = None,
 ) -> None:
     """
     Make the database, or bring its schema up to date.
@@ -42,8 +47,13 @@ async def migrate(
     """
     url = session.url
     if sql:
-        session.out.raw(schema_sql(url, SystemClock().now()))
+        have = await behind(url) if since is None else since
+        nothing = f"-- {shown(url)} has the newest schema. Nothing is to be done.\n"
+        session.out.raw(nothing if have is None else schema_sql(url, SystemClock().now(), have))
         return
+    if since is not None:
+        option = "from"
+        raise InvalidOption(option, "it goes with --sql; a migration itself begins where the database is")
     async with App(url).connected() as app:
         applied = app.client.store.migrated
         newest = migrations(app.client.store.dialect)[-1].version

@@ -98,20 +98,27 @@ def shown(url: str) -> str:
     return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", url)
 
 
-def schema_sql(url: str, now: int) -> str:
+def schema_sql(url: str, now: int, have: int = 0) -> str:
     """
     What makes an empty database into one of perdure's, for those who must review or run it themselves.
 
     Args:
         now: When it was made, microseconds since 1970.
+        have: The version of its schema, if it is to be brought up to date.
+
+    Raises:
+        InvalidOption: There is no such version.
     """
     from perdure.store.migrate import migrations  # noqa: PLC0415 - as above
 
-    dialect = "postgres" if is_postgres(url) else "sqlite"
+    known = migrations("postgres" if is_postgres(url) else "sqlite")
+    if not 0 <= have <= known[-1].version:
+        option = "from"
+        raise InvalidOption(option, f"{have} is no version from 0, for a new database, to {known[-1].version}")
     parts = [
         f"{migration.sql.rstrip()}\n\ninsert into perdure_schema (version, name, applied_at)\n"
         f"values ({migration.version}, '{migration.name}', {now});\n"
-        for migration in migrations(dialect)
+        for migration in known[have:]
     ]
     if not is_postgres(url):
         return "begin immediate;\n" + "\n".join(parts) + "commit;\n"
@@ -119,7 +126,28 @@ def schema_sql(url: str, now: int) -> str:
     from perdure.store.pg.address import address  # noqa: PLC0415 - as above
     from perdure.store.pg.migrate import whole_sql  # noqa: PLC0415 - as above
 
-    return whole_sql(address(url).schema, "\n".join(parts))
+    return whole_sql(address(url).schema, "\n".join(parts), have)
+
+
+async def behind(url: str) -> int | None:
+    """
+    The version that a database would be migrated from, 0 for a new one; None if nothing is to be done.
+
+    Raises:
+        SchemaTooNew: A newer perdure migrated it.
+        StoreError: The database cannot be asked.
+    """
+    if is_postgres(url):
+        _check_driver()
+        from perdure.store.pg import migrate as schemas  # noqa: PLC0415 - as above
+        from perdure.store.pg.address import address  # noqa: PLC0415 - as above
+
+        return await schemas.behind(address(url))
+    if in_memory(url) or is_new(url):
+        return 0
+    from perdure.store import migrate as files  # noqa: PLC0415 - as above
+
+    return files.behind(sqlite_path(url))
 
 
 def _check_driver() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import closing
 from functools import cache
 from typing import NamedTuple
 
 import apsw
 
 from perdure.errors import SchemaMissing, SchemaTooNew, StoreCorrupt
+from perdure.store.batch import BUSY_MILLISECONDS
 from perdure.store.queries import SQL, read_sql
+from perdure.store.sqlite_errors import mapping
 
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
 
@@ -66,6 +69,21 @@ def check_version(connection: apsw.Connection, path: str, *, older: bool = False
     if have < newest and not older:
         problem = f"{path} has schema version {have}, and {newest} is needed. Run `perdure db migrate`."
         raise SchemaMissing(problem)
+
+
+def behind(path: str) -> int | None:
+    """
+    The version that a file would be migrated from, 0 without a schema; None if nothing is to be done.
+
+    Raises:
+        SchemaTooNew: A newer perdure migrated it.
+        StoreError: The file cannot be read.
+    """
+    with mapping(path), closing(apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+        connection.set_busy_timeout(BUSY_MILLISECONDS)
+        check_version(connection, path, older=True)
+        have = version_of(connection)
+    return have if have < migrations("sqlite")[-1].version else None
 
 
 def migrate(connection: apsw.Connection, path: str, now: int) -> list[Migration]:

@@ -6,7 +6,9 @@ import asyncpg
 
 from perdure.errors import SchemaMissing, SchemaTooNew, StoreCorrupt
 from perdure.store.migrate import Migration, migrations
+from perdure.store.pg.address import Address
 from perdure.store.pg.dialect import quoted, within
+from perdure.store.pg.errors import FAILURES, mapped
 from perdure.store.pg.function import functions
 
 
@@ -24,15 +26,11 @@ async def prepare(connection: asyncpg.Connection, schema: str, now: int, *, migr
         SchemaTooNew: A newer perdure migrated it; nothing is changed.
         SchemaMissing: It has to be migrated first, and may not be now.
     """
-    newest = migrations("postgres")[-1].version
-    have = await _version(connection, schema)
-    if have == newest and await _has_functions(connection, schema):
+    have = await _behind(connection, schema)
+    if have is None:
         return []
-    if have > newest:
-        problem = f"Schema {schema!r} has version {have}, and this perdure knows {newest}. Install a newer perdure."
-        raise SchemaTooNew(problem)
     if not migrating:
-        needed = f"{newest} with its functions is needed"
+        needed = f"{migrations('postgres')[-1].version} with its functions is needed"
         problem = f"Schema {schema!r} has version {have}, and {needed}. Run `perdure db migrate`."
         raise SchemaMissing(problem)
     async with connection.transaction():
@@ -40,10 +38,42 @@ async def prepare(connection: asyncpg.Connection, schema: str, now: int, *, migr
         return await _migrate(connection, schema, now)
 
 
-def whole_sql(schema: str, migrations_sql: str) -> str:
-    """All that makes a schema, in one transaction."""
-    parts = [f"create schema if not exists {quoted(schema)};\n", within(schema, migrations_sql), functions(schema).sql]
+async def behind(at: Address) -> int | None:
+    """
+    The version that a schema would be migrated from, 0 where there is none; None if nothing is to be done.
+
+    Raises:
+        SchemaTooNew: A newer perdure migrated it.
+        StoreError: The database cannot be asked.
+    """
+    try:
+        connection = await at.connect()
+        try:
+            return await _behind(connection, at.schema)
+        finally:
+            await connection.close()
+    except FAILURES as error:
+        raise mapped(error, at.where) from error
+
+
+def whole_sql(schema: str, migrations_sql: str, have: int) -> str:
+    """All that makes a schema, or brings one of this version up to date, in one transaction."""
+    parts = [within(schema, migrations_sql), functions(schema).sql]
+    if not have:
+        # Only then, as it takes a right that whoever migrates later need not have.
+        parts.insert(0, f"create schema if not exists {quoted(schema)};\n")
     return "begin;\n" + "\n".join(parts) + "commit;\n"
+
+
+async def _behind(connection: asyncpg.Connection, schema: str) -> int | None:
+    newest = migrations("postgres")[-1].version
+    have = await _version(connection, schema)
+    if have == newest and await _has_functions(connection, schema):
+        return None
+    if have > newest:
+        problem = f"Schema {schema!r} has version {have}, and this perdure knows {newest}. Install a newer perdure."
+        raise SchemaTooNew(problem)
+    return have
 
 
 async def _migrate(connection: asyncpg.Connection, schema: str, now: int) -> list[Migration]:
