@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Field, computed_field
 from typing_extensions import TypedDict
 
 from perdure import Compressed, Context, current_step
-from perdure.errors import InvalidInput, NotSerializable, RecordedError
+from perdure.errors import ChildFailed, InvalidInput, NotSerializable, RecordedError
 
 
 class Colour(Enum):
@@ -320,6 +320,37 @@ def test_errors_live_and_replayed(lab, number):
     assert len(seen) >= 6
     assert len({repr(each) for each in seen if each[0] == "sync"}) == 1
     assert len({repr(each) for each in seen if each[0] == "async"}) == 1
+
+
+def interrupted(*_) -> None:
+    raise KeyboardInterrupt("from inside")
+
+
+async def interrupted_coroutine(*_) -> None:
+    interrupted()
+
+
+def interrupted_workflow(ctx) -> None:
+    interrupted()
+
+
+@pytest.mark.parametrize("where", ["step", "transaction", "coroutine", "workflow"])
+def test_an_interrupt_raised_in_a_thread_is_an_outcome(lab, where):
+    """Nobody has pressed a key, as that reaches the main thread only; the whole process would go down."""
+
+    async def flow(ctx: Context) -> str:
+        ways = {
+            "step": lambda: ctx.step(interrupted),
+            "transaction": lambda: ctx.transaction(interrupted),
+            "coroutine": lambda: ctx.transaction(interrupted_coroutine),
+            "workflow": lambda: ctx.call("interrupted_workflow"),
+        }
+        try:
+            return await ways[where]()
+        except (RecordedError, ChildFailed) as error:
+            return (error.cause if isinstance(error, ChildFailed) else error).type_name
+
+    assert lab.finish(flow, others=[interrupted_workflow]).value == "builtins:KeyboardInterrupt"
 
 
 def described(error: BaseException) -> Any:

@@ -224,7 +224,7 @@ def tell_end(  # noqa: PLR0917 - what there is to tell
 
 
 def own_signal(odd: BaseException, whose: str = "the step's own body") -> RecordedError:
-    """An ordinary error for one that a body raised itself, and that would be taken for the engine's or asyncio's."""
+    """An ordinary error for one that a body raised itself, and that would be taken for the engine's, asyncio's or Ctrl-C."""
     return RecordedError(f"{type(odd).__module__}:{type(odd).__qualname__}", f"raised by {whose}", {})
 
 
@@ -234,9 +234,12 @@ def plain_call(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
 
     Raises:
         RuntimeError: It raised StopIteration.
+        RecordedError: It raised KeyboardInterrupt; nobody has pressed a key, as that reaches the main thread only.
     """
     try:
         return fn(*args, **kwargs)
+    except KeyboardInterrupt as odd:
+        raise own_signal(odd) from None
     except StopIteration as error:
         problem = "the step raised StopIteration"
         raise RuntimeError(problem) from error

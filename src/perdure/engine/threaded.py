@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack, overload
 
+from perdure.engine.attempt import own_signal
 from perdure.engine.context import Context
 from perdure.engine.ledger import RemarkOptions
 from perdure.engine.machine import MISSING, Halt
@@ -81,6 +82,8 @@ class Baton:
     def _run(self) -> None:
         try:
             self._result = (self._fn(), None)
+        except KeyboardInterrupt as odd:  # not of Ctrl-C, as in a step's thread
+            self._result = (None, own_signal(odd, "the workflow itself"))
         except BaseException as error:  # noqa: BLE001 - it ends the run, whatever it is
             self._result = (None, error)
         self._to_loop.release()

@@ -134,5 +134,5 @@ def ordinary() -> Iterator[None]:
     """Inside, what asyncio or the engine would take for its own becomes an ordinary error, as in other steps."""
     try:
         yield
-    except (CancelledError, EngineSignal) as odd:
+    except (CancelledError, EngineSignal, KeyboardInterrupt) as odd:
         raise own_signal(odd) from None
