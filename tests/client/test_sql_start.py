@@ -144,6 +144,10 @@ def test_queues(desk):
 REFUSALS = [
     ("start('')", "PD001"),
     ("start(null)", "PD001"),
+    ("start(repeat('x', 201))", "PD001"),
+    ("start('a/b')", "PD001"),
+    ("start('sold@')", "PD001"),
+    ("start('sold@2@3')", "PD001"),
     ("start('ship', '[1]')", "PD001"),
     ("start('ship', null)", "PD001"),
     ("start('ship', id => '')", "PD001"),
@@ -155,13 +159,21 @@ REFUSALS = [
     ("start('ship', key => 'k')", "PD001"),
     ("start('ship', priority => 2000000, queue => 'line')", "PD001"),
     ("start('ship', delay => '-1s')", "PD001"),
+    ("start('ship', delay => '200 years')", "PD001"),
     ("start('ship', timeout => '-1s')", "PD001"),
+    ("start('ship', timeout => '101 years')", "PD001"),
     ("start('ship', tags => '{\"\"}')", "PD001"),
     ("start('ship', dedupe => 'a', debounce => 'b', debounce_wait => '1s')", "PD001"),
     ("start('ship', dedupe => '')", "PD001"),
     ("start('ship', dedupe => 'a', dedupe_then => 'join')", "PD001"),
     ("start('ship', dedupe => 'a', dedupe_ttl => '0s')", "PD001"),
+    ("start('ship', dedupe => 'a', dedupe_ttl => '200 years')", "PD001"),
+    ("start('ship', dedupe_ttl => '1s')", "PD001"),
+    ("start('ship', dedupe_then => 'reject')", "PD001"),
     ("start('ship', debounce => 'a')", "PD001"),
+    ("start('ship', debounce => 'a', debounce_wait => '200 years')", "PD001"),
+    ("start('ship', debounce => 'a', debounce_wait => '1s', debounce_longest => '200 years')", "PD001"),
+    ("start('ship', debounce_longest => '1s')", "PD001"),
     ("start('ship', debounce => 'a', debounce_wait => '2s', debounce_longest => '1s')", "PD001"),
     ("start('ship', id => 'there')", "PD002"),
     ("start('wait', '{\"order\": 1}', id => 'there')", "PD002"),
@@ -188,6 +200,22 @@ def test_refusals(desk):
             assert (call, refused.value.sqlstate) == (call, state)
             assert str(refused.value).startswith("perdure: ")
         assert len(await desk.app.client.store.select("select id from perdure_runs")) == 2
+
+    desk.play(main)
+
+
+def test_what_a_refusal_calls_it(desk):
+    """A mistake would be told with a gap in its place, or one of some Postgres without a code of perdure's."""
+
+    async def main() -> None:
+        with pytest.raises(asyncpg.PostgresError, match="perdure: '' is no name of a signal"):
+            await desk.sql("signal('there', '')")
+        version = int(await desk.console.fetchval("show server_version_num"))
+        if version >= 170_000:  # before, Postgres itself refuses such an interval
+            with pytest.raises(asyncpg.PostgresError, match="delay is not between") as refused:
+                await desk.sql("start('ship', delay => 'infinity')")
+            assert refused.value.sqlstate == "PD001"
+        assert await desk.sql("start('ship', '{\"order\": 1}', id => 'late', delay => '100 years')") == "late"
 
     desk.play(main)
 

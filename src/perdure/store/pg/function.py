@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from string import Template
 
+from perdure.clock import MAX_DURATION, SECOND
 from perdure.model.queue import REPLACED, UNBOUNDED
 from perdure.store.operation import ORDER
 from perdure.store.pg.clock import NOW
@@ -85,6 +86,7 @@ def _joined() -> str:
     text = read_sql("postgres_joined.sql")
     text = _GROUPS.sub(lambda found: _groups(found[1].split(",")), text)
     text = _MICROS.sub(r"(extract(epoch from \1) * 1000000)::bigint", text)
+    text = text.replace("@longest", str(MAX_DURATION // SECOND))
     return text.replace("@now", NOW).replace("@unbounded", str(UNBOUNDED)).replace("@replaced", json.dumps(REPLACED))
 
 

@@ -1,6 +1,6 @@
 -- Functions for transactions that are not perdure's own. function.py puts in what stands here with an at sign: run, the
 -- function of batches; join; channel, what LISTEN hears; now, the server's time; micros, an interval in microseconds;
--- groups, those of these statements.
+-- groups, those of these statements; longest, the seconds of the longest duration.
 
 -- A work inside of a caller's transaction. Nothing that belongs to runs of others is locked or changed before the
 -- commit: messages are inserted, and what they lead to is left for that moment.
@@ -48,13 +48,12 @@ create or replace function perdure_start(
 declare
   _now bigint := @now;
   _id text := coalesce(id, lpad(to_hex(_now / 1000), 12, '0') || left(replace(gen_random_uuid()::text, '-', ''), 16));
-  _due bigint := _now + @micros(coalesce(debounce_wait, delay));
+  _due bigint;
   _scope text := case
     when dedupe is not null then 'dedupe:' || coalesce(queue, '/' || split_part(workflow, '@', 1))
     when debounce is not null then 'debounce:' || workflow
   end;
   _name text := coalesce(dedupe, debounce);
-  _until bigint := _now + @micros(dedupe_ttl);
   _work jsonb := @groups(enqueue, add_tag, free_name, free_open, ask_named, lose_name, take_name, debounce);
   _part text[];
   _there record;
@@ -63,6 +62,7 @@ begin
     workflow, input, _id, queue, key, priority, weight, delay, timeout, tags, dedupe, dedupe_then, dedupe_ttl,
     debounce, debounce_wait, debounce_longest
   );
+  _due := _now + @micros(coalesce(debounce_wait, delay));
   if queue is not null and not exists (select 1 from perdure_queues q where q.name = queue and q.state <> 'draining')
   then
     if exists (select 1 from perdure_queues q where q.name = queue) then
@@ -97,7 +97,7 @@ begin
   end if;
   if _scope is not null then
     _work := _work || jsonb_build_object(
-      'take_name', jsonb_build_array(jsonb_build_array(_scope, _name, _id, _until, queue))
+      'take_name', jsonb_build_array(jsonb_build_array(_scope, _name, _id, _now + @micros(dedupe_ttl), queue))
     );
   end if;
   -- Again while the run that it was to join has begun meanwhile.
@@ -145,6 +145,9 @@ create or replace function perdure_check_start(
 declare
   _problem text := case
     when workflow is null or workflow = '' then 'workflow is missing'
+    when not perdure_is_name(split_part(workflow, '@', 1))
+      or substr(workflow, strpos(workflow || '@', '@')) !~ '^(@[A-Za-z0-9][A-Za-z0-9._+-]{0,49})?$'
+      then 'workflow is neither a name of 1 to 200 characters nor that, @ and a version'
     when input is null or jsonb_typeof(input) <> 'object'
       then 'input has to be an object with a value for each parameter of the workflow, by its name'
     when not perdure_is_id(id) then 'id has to have 1 to 200 characters, and no control characters'
@@ -153,15 +156,22 @@ declare
     when weight is null or weight < 1 then 'weight has to be 1 or more'
     when queue is null and (key <> '' or priority <> 0 or weight <> 1)
       then 'key, priority and weight are terms of a queue, and there is none'
-    when delay is null or delay < '0' then 'delay is negative'
-    when timeout < '0' then 'timeout is negative'
+    when delay is null or not perdure_is_span(delay) then 'delay is not between 0 and 100 years'
+    when not perdure_is_span(timeout) then 'timeout is not between 0 and 100 years'
     when tags is null or exists (select 1 from unnest(tags) t where t is null or not perdure_is_id(t))
       then 'each tag has to have 1 to 200 characters, and no control characters'
     when dedupe is not null and debounce is not null then 'dedupe excludes debounce'
     when not perdure_is_id(coalesce(dedupe, debounce, 'k')) then 'dedupe and debounce have 1 to 200 characters'
     when dedupe_then is null or dedupe_then not in ('existing', 'reject', 'replace')
       then 'dedupe_then is existing, reject or replace'
-    when dedupe_ttl <= '0' then 'dedupe_ttl has to be more than 0'
+    when dedupe is null and (dedupe_ttl is not null or dedupe_then <> 'existing')
+      then 'dedupe_then and dedupe_ttl are terms of dedupe, and there is none'
+    when dedupe_ttl <= '0' or not perdure_is_span(dedupe_ttl)
+      then 'dedupe_ttl has to be more than 0, and at most 100 years'
+    when debounce is null and debounce_longest is not null
+      then 'debounce_longest is a term of debounce, and there is none'
+    when not (perdure_is_span(coalesce(debounce_wait, '0')) and perdure_is_span(coalesce(debounce_longest, '0')))
+      then 'debounce_wait and debounce_longest are at most 100 years'
     when debounce_longest < debounce_wait then 'debounce_longest must not be less than debounce_wait'
     when (debounce is null) <> (debounce_wait is null) or debounce_wait <= '0'
       then 'debounce comes with debounce_wait, which is more than 0'
@@ -176,6 +186,14 @@ create or replace function perdure_is_id(given text) returns boolean language sq
   select char_length(given) between 1 and 200 and given !~ '[\x01-\x1f\x7f]'
 $perdure$;
 
+create or replace function perdure_is_name(given text) returns boolean language sql immutable as $perdure$
+  select perdure_is_id(given) and given !~ '/|^~|#$|#[0-9]+$|#compensate$'
+$perdure$;
+
+create or replace function perdure_is_span(given interval) returns boolean language sql immutable as $perdure$
+  select extract(epoch from given) between 0 and @longest
+$perdure$;
+
 -- What other languages send signals with: whether it was accepted; not if one with this key came before.
 create or replace function perdure_signal(
   run_id text, name text, data jsonb default 'null', key text default null, tell boolean default true
@@ -186,8 +204,8 @@ declare
   _topic text := 'signal:' || name;
   _out json;
 begin
-  if name is null or not perdure_is_id(name) or name ~ '/|^~|#$|#[0-9]+$|#compensate$' then
-    raise exception 'perdure: % is no name of a signal', name using errcode = 'PD001';
+  if name is null or not perdure_is_name(name) then
+    raise exception 'perdure: % is no name of a signal', quote_nullable(name) using errcode = 'PD001';
   end if;
   _out := @join(
     @groups(send) || jsonb_build_object(
