@@ -224,7 +224,7 @@ def tell_end(  # noqa: PLR0917 - what there is to tell
 
 
 def own_signal(odd: BaseException, whose: str = "the step's own body") -> RecordedError:
-    """An ordinary error for one that a body raised itself, and that would be taken for the engine's, asyncio's or Ctrl-C."""
+    """An ordinary error for one that a body raised itself, and that would be taken for the engine's or for Ctrl-C."""
     return RecordedError(f"{type(odd).__module__}:{type(odd).__qualname__}", f"raised by {whose}", {})
 
 
