@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from perdure import Context, Retry, RunFailed
+from perdure.engine.definition import Registry
 from perdure.engine.observer import Observers
 from perdure.errors import StoreFull
 from perdure.model.queue import Queue
@@ -132,6 +133,67 @@ def test_how_long_runs_stand_in_line(play, metrics, read):
     play(main, flow, observers=[metrics], opened=False)
     assert read("queue_wait_seconds_count", queue="narrow") == 3
     assert read("queue_wait_seconds_sum", queue="narrow") == pytest.approx(300, abs=2)
+
+
+def test_what_stands_in_line(play, metrics, read):
+    """A queue that stands still, as somebody has forgotten that it is paused, would look like one with nothing to do."""
+
+    async def flow(ctx: Context, ok: bool) -> None:
+        await ctx.step("nap", lambda: asyncio.sleep(10))
+        if not ok:
+            raise ValueError("bad")
+        await ctx.receive("go")
+
+    async def main(app):
+        app.registry.add_queue(Queue("narrow", concurrency=3, ageing=1_000))
+        app.registry.add_queue(Queue("idle"))
+
+        async def scrape(queue):
+            names = ("queue_in_line", "queue_slots_held", "queue_failed", "queue_oldest_seconds")
+            where = {"database": app.client.store.where, "queue": queue}
+            return [await off_the_loop(read, name, **where) for name in names]
+
+        async with app:
+            begun = [await app.start("flow", ok, queue="narrow") for ok in (True, True, False)]
+            await asyncio.sleep(20)
+            await app.client.pause_queue("narrow")
+            waiting = [await app.start("flow", True, queue="narrow", priority=n) for n in (0, 1, 2)]
+            waiting.append(await app.start("flow", True, queue="narrow", delay=1_000))
+            await asyncio.sleep(30)
+            assert await scrape("narrow") == [3, 2, 1, pytest.approx(30)]
+            assert await scrape("idle") == [0, 0, 0, 0]
+            database = app.client.store.where
+            assert await off_the_loop(read, "runs_due", database=database) == 0, "these need a queue's leave"
+            for handle in (*begun[:2], *waiting):
+                await app.signal(handle.id, "go")
+            await app.client.resume_queue("narrow")
+            for handle in waiting:
+                await handle.result()
+
+    play(main, flow, observers=[metrics], opened=False)
+
+
+def test_a_run_that_holds_a_slot_and_finds_no_worker(play, metrics, read):
+    """A queue whose slots are held by runs that nobody can drive would seem to be at work."""
+
+    async def flow(ctx: Context) -> None:
+        await ctx.receive("go")
+
+    async def main(app):
+        app.registry.add_queue(Queue("narrow", concurrency=1))
+        async with app:
+            await app.start("flow", id="r", queue="narrow")
+            await asyncio.sleep(10)
+        stranger = app.variant(observers=[metrics])
+        stranger.registry = Registry()
+        async with stranger:
+            where = {"database": stranger.client.store.where, "queue": "narrow"}
+            await stranger.signal("r", "go")
+            await asyncio.sleep(40)
+            assert await off_the_loop(read, "queue_slots_held", **where) == 1
+            assert await off_the_loop(read, "queue_oldest_seconds", **where) == pytest.approx(40)
+
+    play(main, flow, opened=False)
 
 
 def test_what_a_worker_has_in_hand(play, metrics, read, url):

@@ -443,6 +443,25 @@ def test_children_and_forks_enter_the_queue_that_they_are_given(db):
     assert names(claim(db)) == ["child"]
 
 
+def test_what_queues_have_is_counted_up_to_a_limit(db):
+    """A scrape would read a million rows, or take a priority for a time that somebody has waited."""
+    make(db, Queue("q", concurrency=2, ageing=60))
+    make(db, Queue("r"))
+    put(db, "a", "b")
+    held = claim(db)
+    end = {"status": "failed", "output": None, "error": '"e"', "now": NOW}
+    db.apply(line("finish", run=held[0].number, epoch=held[0].epoch, **end))
+    db.apply(line("set_queue_state", name="q", state="paused"))
+    for nth in range(12):
+        put(db, f"c{nth}", now=NOW + nth, priority=nth % 3)
+    put(db, "later", due_at=NOW + 100)
+    claim(db, now=NOW + 50)
+    assert db.rows("queue_gauges", NOW + 50, 20, 9) == [("q", 12, 1, 1, NOW + 2), ("r", 0, 0, 0, None)]
+    assert db.rows("queue_gauges", NOW + 50, 1_000, 1) == [("q", 12, 1, 1, NOW)]
+    assert [row[1] for row in db.rows("queue_gauges", NOW + 50, 10, 9)] == [10, 0]
+    assert db.rows("queue_gauges", NOW + 100, 9, 1)[0][4] == NOW + 100, "nobody has put it in line yet"
+
+
 def test_a_claim_reads_as_little_of_a_long_line_as_of_a_short_one(file_db):
     """A backlog would slow down its own working off."""
     steps = {}

@@ -8,9 +8,10 @@ Labels are workflows, steps and queues, which are names in code, and so few; of 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as Late
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 MOST_NAMES = 200
 OTHER = "other"
 MOST_BACKLOG = 10_000
-"""Runs that are due are counted up to here, at a scrape."""
+"""Runs that are due, and those of a queue, are counted up to here, at a scrape."""
 FRESH_S = 5.0
 """A backlog that was counted less long ago is not counted again."""
 PATIENCE_S = 2.0
@@ -193,31 +194,62 @@ class Metrics(Observer):
         return value
 
 
+class _Line(NamedTuple):
+    """A queue, as a scrape is told of it: a row of the statement `queue_gauges`."""
+
+    queue: str
+    in_line: int
+    holding: int
+    dead: int
+    first: int | None
+
+
+class _Backlog(NamedTuple):
+    """
+    What waits in a database.
+
+    Attributes:
+        at: When it was counted.
+        due: Runs that are due and need no queue's leave; `first`: since when the first of them is.
+    """
+
+    at: int = 0
+    due: int = 0
+    first: int | None = None
+    lines: tuple[_Line, ...] = ()
+
+    def waited(self, since: int | None) -> float:
+        """For how many seconds something has waited."""
+        return 0.0 if since is None else _seconds(self.at - since)
+
+
 class _Gauges:
     """What a worker and its database say when they are asked."""
 
     def __init__(self, worker: Observed) -> None:
         self.worker = worker
         self._loop_thread = threading.get_ident()
-        self._backlog: tuple[int, float] = 0, 0.0
+        self._backlog = _Backlog()
+        self._counting: Future[None] | None = None
         self._counted = -FRESH_S
 
-    def backlog(self) -> tuple[int, float]:
-        """How many runs are due, and for how many seconds the first of them is; a little old if it has to be."""
+    def backlog(self) -> _Backlog:
+        """What waits; a little old if it has to be."""
         if elapsed() - self._counted > FRESH_S:
-            counting = asyncio.run_coroutine_threadsafe(self._count(), self.worker.loop)
-            # On the loop's own thread there is no waiting; the next scrape gets the answer.
+            # A count that takes long is not given up: the next scrape gets it.
+            if self._counting is None or self._counting.done():
+                self._counting = asyncio.run_coroutine_threadsafe(self._count(), self.worker.loop)
+            # On the loop's own thread there is no waiting.
             if threading.get_ident() != self._loop_thread:
-                try:
-                    counting.result(PATIENCE_S)
-                except (Late, CancelledError, StoreError):
-                    counting.cancel()
+                with contextlib.suppress(Late, CancelledError, StoreError):
+                    self._counting.result(PATIENCE_S)
         return self._backlog
 
     async def _count(self) -> None:
-        now = self.worker.clock.now()
-        ((count, first),) = await self.worker.store.rows("backlog", now, MOST_BACKLOG)
-        self._backlog = count, 0.0 if first is None else _seconds(now - first)
+        now, store = self.worker.clock.now(), self.worker.store
+        ((due, first),) = await store.rows("backlog", now, MOST_BACKLOG)
+        lines = await store.rows("queue_gauges", now, MOST_BACKLOG, MOST_NAMES)
+        self._backlog = _Backlog(now, due, first, tuple(_Line(*row) for row in lines))
         self._counted = elapsed()
 
 
@@ -233,24 +265,37 @@ class _Scraped(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Ask each worker."""
-        driven, parked, due, oldest = self._families()
+        driven, parked, due, oldest, in_line, held, first, failed = families = self._families()
         workers = tuple(self._workers)
         for family, name in ((driven, "driven"), (parked, "parked")):
             family.add_metric([], sum(gauges.worker.statistics[name] for gauges in workers))
         for where, gauges in {gauges.worker.store.where: gauges for gauges in workers}.items():
-            count, seconds = gauges.backlog()
-            due.add_metric([where], count)
-            oldest.add_metric([where], seconds)
-        yield from (driven, parked, due, oldest)
+            backlog = gauges.backlog()
+            due.add_metric([where], backlog.due)
+            oldest.add_metric([where], backlog.waited(backlog.first))
+            for line in backlog.lines:
+                labels = [where, line.queue]
+                in_line.add_metric(labels, line.in_line)
+                held.add_metric(labels, line.holding)
+                first.add_metric(labels, backlog.waited(line.first))
+                failed.add_metric(labels, line.dead)
+        yield from families
 
     @staticmethod
     def _families() -> tuple[GaugeMetricFamily, ...]:
-        where = ["database"]
+        def gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(f"perdure_{name}", text, labels=labels)
+
+        where, queue, most = "database", "queue", f"counted up to {MOST_BACKLOG}"
         return (
-            GaugeMetricFamily("perdure_runs_driven", "Runs that this process drives.", labels=[]),
-            GaugeMetricFamily("perdure_runs_parked", "Runs that wait, in this process's memory.", labels=[]),
-            GaugeMetricFamily("perdure_runs_due", f"Runs that are due, counted up to {MOST_BACKLOG}.", labels=where),
-            GaugeMetricFamily("perdure_runs_due_oldest_seconds", "How long the first has been due.", labels=where),
+            gauge("runs_driven", "Runs that this process drives."),
+            gauge("runs_parked", "Runs that wait, in this process's memory."),
+            gauge("runs_due", f"Runs without a queue that are due, {most}.", where),
+            gauge("runs_due_oldest_seconds", "How long the first has been due.", where),
+            gauge("queue_in_line", f"Runs that wait for a slot, {most}.", where, queue),
+            gauge("queue_slots_held", f"Runs that hold a slot, {most}.", where, queue),
+            gauge("queue_oldest_seconds", "How long the first has waited for a slot or a worker.", where, queue),
+            gauge("queue_failed", f"Runs that have failed, {most}.", where, queue),
         )
 
 

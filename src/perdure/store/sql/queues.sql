@@ -209,6 +209,35 @@ select
   (select count(*) from perdure_runs r
    where r.queue = :queue and r.queue_key = :key and r.slot = 2 and r.finished_at is null);
 
+-- name: queue_gauges(now, most, top)
+-- Of the first queues, for whoever watches them: how many runs are in line, hold a slot, have failed, each counted up
+-- to a limit. And since when the first one waits: of those in line, of which a tenth as many are read; of those that
+-- are to be in line; of those that go on with their slot and that no worker has claimed. What priority did to a rank is
+-- taken back.
+select q.name,
+  (select count(*) from (
+    select 1 from perdure_runs l where l.queue = q.name and l.rank is not null order by l.queue_key, l.rank limit :most
+  ) line),
+  (select count(*) from (
+    select 1 from perdure_runs l
+    where l.queue = q.name and l.slot = 2 and l.finished_at is null order by l.queue_key limit :most
+  ) found),
+  (select count(*) from (
+    select 1 from perdure_runs l
+    where l.queue = q.name and l.queue is not null and l.status = 'failed' limit :most
+  ) found),
+  (select min(since) from (
+    select min(line.since) as since from (
+      select l.rank + l.priority * q.ageing as since from perdure_runs l
+      where l.queue = q.name and l.rank is not null order by l.queue_key, l.rank, l.number limit :most / 10
+    ) line
+    union all
+    select min(l.due_at) from perdure_runs l where l.queue = q.name and l.slot = 1 and l.slot > 0 and l.due_at <= :now
+    union all
+    select min(l.due_at) from perdure_runs l where l.queue = q.name and l.slot = 2 and l.slot > 0 and l.due_at <= :now
+  ) found)
+from (select name, ageing from perdure_queues order by name limit :top) q;
+
 -- name: rate_room(queue, key, now)
 -- Of each rate: its number, its most, its window, whether it counts by key, and what is spent of it now.
 select r.place, r.most, r.period, r.by_key, coalesce((

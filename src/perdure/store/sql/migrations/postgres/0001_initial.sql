@@ -82,13 +82,13 @@ create index perdure_runs_due on perdure_runs (due_at, number) where due_at is n
 -- take this for the shortest way to that run, and look through all that are owned.
 -- expire_runs, suspects, workers, claim, claim_held, claim_line, owned_in_queue, forget_workers: the runs of one worker
 create index perdure_runs_owner on perdure_runs (owner, queue) where owner > 0;
--- line_up, claim_held, next_due, queue_ready: the runs of a queue that are due, with a slot and without
+-- line_up, claim_held, next_due, queue_ready, queue_gauges: the runs of a queue that are due, with a slot and without
 create index perdure_runs_queue_due on perdure_runs (queue, slot, due_at) where due_at is not null and slot > 0;
--- claim_line, next_due, queue_ready, place_in_line: who stands in line, key by key
+-- claim_line, next_due, queue_ready, place_in_line, queue_gauges: who stands in line, key by key
 create index perdure_runs_line on perdure_runs (queue, queue_key, rank, number, workflow) where rank is not null;
--- claim_line, queue_counts: the slots that are taken, key by key
+-- claim_line, queue_counts, queue_gauges: the slots that are taken, key by key
 create index perdure_runs_slots on perdure_runs (queue, queue_key) where slot = 2 and finished_at is null;
--- remove_queue, dead_letters, dead_count: the runs of a queue, by status
+-- remove_queue, dead_letters, dead_count, queue_gauges: the runs of a queue, by status
 create index perdure_runs_queue on perdure_runs (queue, status, number) where queue is not null;
 -- counts, note_poison, list by status: the runs of one status
 create index perdure_runs_status on perdure_runs (status, number);
