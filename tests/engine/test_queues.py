@@ -1,7 +1,6 @@
 """Queues as users meet them: workers that come, die and go, in virtual time."""
 
 import asyncio
-from bisect import bisect_right
 from collections import Counter
 from random import Random
 
@@ -68,17 +67,22 @@ class Watch:
         self.at_work = {run_id: found for run_id, found in self.at_work.items() if found[1] != worker}
 
 
-@pytest.mark.parametrize("seed", range(1 if ON_POSTGRES else 4))
-@pytest.mark.parametrize("while_waiting", ["hold", "free"])
-def test_limits_hold_with_four_workers_that_are_killed_again_and_again(lab, seed, while_waiting):
-    """A death, a take-over or a race of two claims would let more runs in than the limits allow, or lose one."""
-    rng, watch, changes, made = Random(seed), Watch(), Changes(), []
-    rate = Rate(12, per=5, sliding=True)
+def survive_deaths(lab, rng, watch, jobs, **limits):
+    """
+    Start jobs on a queue with these limits for four workers, of which now and then one dies; all must end.
+
+    Args:
+        jobs: Of each its id, how long it takes in seconds, and options of its start, the key among them.
+
+    Returns:
+        Of each run when it got its last slot, which, its key and its weight.
+    """
+    changes, made = Changes(), []
 
     async def boot():
         name = f"worker-{len(made)}"
         app = lab.app(lease=3, cached_runs=5, changes=changes, options={"id": name, "concurrency": 5})
-        app.queue("q", concurrency=5, per_key=2, per_worker=2, rate=rate, while_waiting=while_waiting)
+        app.queue("q", **limits)
 
         async def body(run_id, key, seconds):
             watch.begin(run_id, key, name)
@@ -98,11 +102,8 @@ def test_limits_hold_with_four_workers_that_are_killed_again_and_again(lab, seed
 
     async def main():
         crew = [await boot() for _ in range(4)]
-        jobs = [(f"job-{n}", rng.choice("aaaabcd"), rng.choice((0.05, 0.3, 1.0))) for n in range(60)]
-        for run_id, key, seconds in jobs:
-            await rng.choice(crew).start(
-                "job", key, seconds, id=run_id, key=key, priority=rng.randrange(3), delay=rng.choice((0, 0, 2.5))
-            )
+        for run_id, seconds, options in jobs:
+            await rng.choice(crew).start("job", options["key"], seconds, id=run_id, **options)
         for _ in range(12):
             await asyncio.sleep(rng.uniform(0.2, 2))
             dead = crew.pop(rng.randrange(4))
@@ -110,24 +111,70 @@ def test_limits_hold_with_four_workers_that_are_killed_again_and_again(lab, seed
             watch.died(dead.worker.id)
             await dead.__aexit__(None, None, None)
             crew.append(await boot())
-        for run_id, key, _ in jobs:
-            assert await crew[0].handle(run_id, "job").result() == key
-        rows = await lab.sql(crew[0], "select slot_at, ticket from perdure_runs order by slot_at")
+        for run_id, _, options in jobs:
+            assert await crew[0].handle(run_id, "job").result() == options["key"]
+        rows = await lab.sql(crew[0], "select slot_at, ticket, queue_key, weight from perdure_runs order by slot_at")
         findings = [found for found in await crew[0].client.doctor() if found.severity != "note"]
         (info,) = await crew[0].client.queues()
         for app in crew:
             await app.__aexit__(None, None, None)
-        return rows, findings, info
+        assert findings == []
+        assert (info.in_line, info.delayed, info.holding, info.driven) == (0, 0, 0, 0)
+        return [tuple(row) for row in rows]
 
-    rows, findings, info = lab.play(main)
+    return lab.play(main)
+
+
+def spent(rows, rate):
+    """The most that one window of a rate has had, counted from who got a slot when."""
+    most = 0
+    for key in {key if rate.per_key else "" for _, _, key, _ in rows}:
+        got = [(at, min(weight, rate.limit)) for at, _, whose, weight in rows if whose == key or not rate.per_key]
+        for begin, _ in got:
+            start = begin if rate.sliding else begin // rate.period * rate.period
+            most = max(most, sum(weight for at, weight in got if start <= at < start + rate.period))
+    return most
+
+
+@pytest.mark.parametrize("seed", range(1 if ON_POSTGRES else 4))
+@pytest.mark.parametrize("while_waiting", ["hold", "free"])
+def test_limits_hold_with_four_workers_that_are_killed_again_and_again(lab, seed, while_waiting):
+    """A death, a take-over or a race of two claims would let more runs in than the limits allow, or lose one."""
+    rng, watch, rate = Random(seed), Watch(), Rate(12, per=5, sliding=True)
+    jobs = [
+        (f"job-{n}", rng.choice((0.05, 0.3, 1.0)), {
+            "key": rng.choice("aaaabcd"), "priority": rng.randrange(3), "delay": rng.choice((0, 0, 2.5)),
+        })
+        for n in range(60)
+    ]  # fmt: skip
+    limits = {"concurrency": 5, "per_key": 2, "per_worker": 2, "rate": rate, "while_waiting": while_waiting}
+    rows = survive_deaths(lab, rng, watch, jobs, **limits)
     assert watch.begun >= 120
     assert (watch.most["all"], watch.most["key"], watch.most["worker"]) == (5, 2, 2), "reached, and never exceeded"
     if while_waiting == "hold":
-        times = [at for at, _ in rows]
-        assert sorted(ticket for _, ticket in rows) == list(range(1, 61)), "one slot for each run"
-        assert all(bisect_right(times, at + 5 * SECOND - 1) - place <= 12 for place, at in enumerate(times))
-    assert findings == []
-    assert (info.in_line, info.delayed, info.holding, info.driven) == (0, 0, 0, 0)
+        assert sorted(ticket for _, ticket, _, _ in rows) == list(range(1, 61)), "one slot for each run"
+        assert spent(rows, rate) <= rate.limit
+
+
+@pytest.mark.parametrize("seed", range(1 if ON_POSTGRES else 2))
+@pytest.mark.parametrize(
+    "rates",
+    [
+        (Rate(11, per=5), Rate(5, per=4, per_key=True)),
+        (Rate(12, per=5, sliding=True), Rate(5, per=4, sliding=True, per_key=True)),
+    ],
+    ids=["full windows", "any windows"],
+)
+def test_rates_of_weights_and_keys_hold_with_four_workers_that_are_killed_again_and_again(lab, seed, rates):
+    """A death or a race of two claims would give a tenant more than its share, or count a heavy run as a light one."""
+    rng = Random(seed)
+    jobs = [
+        (f"job-{n}", rng.choice((0.05, 0.3)), {"key": rng.choice("aaabcd"), "weight": rng.choice((1, 1, 1, 2, 3, 9))})
+        for n in range(60)
+    ]
+    rows = survive_deaths(lab, rng, Watch(), jobs, rate=rates)
+    assert sorted(ticket for _, ticket, _, _ in rows) == list(range(1, 61)), "one slot for each run"
+    assert [spent(rows, rate) for rate in rates] == [rate.limit for rate in rates], "reached, and never exceeded"
 
 
 def test_a_slot_that_becomes_free_is_given_out_at_that_moment(lab):
