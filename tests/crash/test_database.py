@@ -13,10 +13,16 @@ from crashkit.network import Network
 from crashkit.pgplace import PostgresPlace
 from postgreskit.server import new_server
 
+from perdure import Rate
+
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(150)]
 
 RUNS = int(os.environ.get("PERDURE_CRASH_RUNS", "90"))
 """How many runs each load has; more for a longer torture."""
+JOBS = RUNS // 2
+"""How many of a queue go with them, in a few seconds as its rate has it."""
+RATE = Rate(16, per=0.5)
+LIMITS = {"concurrency": 4, "per_key": 2, "per_worker": 3, "rate": RATE}
 SHORT_LEASE = {"lease": 1.0}
 OUTAGE_S = 4.0
 
@@ -100,33 +106,14 @@ def test_stopped_workers_under_load_wake_after_their_take_over_and_lose_nothing(
     _under_load(place, disturb, most=stops + 1, worker=SHORT_LEASE)
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_limits_of_a_queue_hold_while_workers_are_killed(any_place: Place, seed: int):
-    """A slot would be given out twice, or stay taken by the dead, when workers die."""
-    place, chance, jobs, deaths = any_place, random.Random(seed), RUNS, 8
-    driver = place.start(roles.queue_load, runs=jobs, keys=5, limits={"concurrency": 12, "per_key": 4, "per_worker": 5})
-    driver.expect("begun")
-    workers = [place.start(roles.worker) for _ in range(4)]
-    for death in range(deaths):
-        _wait_for_share(place, death / deaths, jobs)
-        victim = chance.randrange(len(workers))
-        workers[victim].kill()
-        workers[victim] = place.start(roles.worker)
-    assert driver.expect("ended", 100) == {f"job-{i}": i for i in range(jobs)}
-    ((all_at_once, of_key, of_worker),) = place.rows("select max(in_all), max(of_key), max(of_worker) from held")
-    assert (all_at_once <= 12, of_key <= 4, of_worker <= 5) == (True, True, True), (all_at_once, of_key, of_worker)
-    assert all_at_once > 5, "it was to be used by several workers"
-    _all_leave(place, workers)
-    place.check_all_ended()
-    place.check_deeds(most=deaths + 1)
-
-
 def _under_load(
     place: PostgresPlace, disturb: Callable[[list[Child]], None], *, most: int, worker: dict[str, float] | None = None,
     url: str = "",
 ) -> None:  # fmt: skip
     """
-    Disturb two workers and a client that have much to do; then all must be as if nothing had happened.
+    Disturb two workers and two clients that have much to do; then all must be as if nothing had happened.
+
+    One of the clients starts runs of a queue, whose limits hold all the time.
 
     Args:
         most: How often one attempt of a body may have been begun.
@@ -136,13 +123,19 @@ def _under_load(
     config = {"url": url or place.url}
     driver = place.start(roles.mixed_load, runs=RUNS, seed=1, **config)
     driver.expect("begun")
+    queued = place.start(roles.queue_load, runs=JOBS, keys=3, limits=LIMITS, **config)
+    queued.expect("begun")
     workers = [place.start(roles.worker, worker=worker or {}, **config) for _ in range(2)]
     disturb(workers)
     place.check()
     assert driver.expect("ended", 100) == {f"mixed-{i}": roles.mixed_result(i) for i in range(RUNS)}
+    assert queued.expect("ended", 100) == {f"job-{i}": i for i in range(JOBS)}
+    held = place.most_held("narrow")
+    assert (held.in_all <= 4, held.of_key <= 2, held.of_worker <= 3) == (True, True, True), held
+    assert place.most_spent("narrow", RATE) <= RATE.limit
     for child in workers:
         assert child.alive, str(child)
-    _all_leave(place, workers)
+    place.all_leave(workers)
     place.check_all_ended()
     # A function inside a transaction runs again when its rows were undone.
     again = Counter(deed[1:] for deed in place.deeds() if deed.key != "book")
@@ -150,16 +143,7 @@ def _under_load(
     place.check_deeds(most=RUNS)
 
 
-def _wait_for_share(place: Place, share: float, runs: int = RUNS) -> None:
+def _wait_for_share(place: Place, share: float) -> None:
     """Wait until so much of the load is done."""
-    ended = "select count(*) from perdure_runs where finished_at is not null and parent is null"
-    place.until(lambda: place.value(ended) >= int(share * runs), f"the end of {share:.0%} of the runs", 60)
-
-
-def _all_leave(place: Place, workers: list[Child]) -> None:
-    for child in workers:
-        child.expect("ready")  # one that is just starting does not hear SIGTERM yet
-        child.terminate()
-    for child in workers:
-        assert child.join() == 0, str(child)
-    assert place.rows("select 1 from perdure_workers where state = 'alive'") == []
+    ended = "select count(*) from perdure_runs where finished_at is not null and workflow = 'mixed'"
+    place.until(lambda: place.value(ended) >= int(share * RUNS), f"the end of {share:.0%} of the runs", 60)

@@ -24,10 +24,10 @@ create trigger witness_journal after insert on perdure_journal begin
   select new.run, new.seq, new.kind, new.key, new.attempt, r.epoch, r.id, r.generation
   from perdure_runs r where r.number = new.run;
 end;
-create table held (in_all integer not null, of_key integer not null, of_worker integer not null);
+create table held (queue text not null, in_all integer not null, of_key integer not null, of_worker integer not null);
 create trigger witness_slot after update on perdure_runs when old.slot <> 2 and new.slot = 2 begin
   insert into held
-  select count(*), count(*) filter (where r.queue_key = new.queue_key), count(*) filter (where r.owner = new.owner)
+  select new.queue, count(*), count(*) filter (where r.queue_key = new.queue_key), count(*) filter (where r.owner = new.owner)
   from perdure_runs r where r.queue = new.queue and r.slot = 2 and r.finished_at is null;
 end;
 """
@@ -38,10 +38,10 @@ drops, and how many slots of a queue were held whenever one was given out.
 
 RULES = {
     # I8: nothing is lost.
-    "unfinished, but neither owned, nor due, nor waiting, nor paused": """
+    "unfinished, but neither owned, nor due, nor in line, nor waiting, nor paused": """
         select id from perdure_runs
         where status not in ('completed', 'failed', 'cancelled') and owner is null and due_at is null
-          and coalesce(waiting_for, '[]') = '[]' and (status <> 'paused' or reason is null)""",
+          and rank is null and coalesce(waiting_for, '[]') = '[]' and (status <> 'paused' or reason is null)""",
     "owned by nobody that was ever registered": """
         select id from perdure_runs where owner is not null and owner not in (select number from perdure_workers)""",
     "waits for a message that has come": """

@@ -210,6 +210,23 @@ async def job(ctx: Context, i: int) -> int:
     return i
 
 
+@app.workflow
+async def alone(ctx: Context, i: int) -> int:
+    await ctx.step(busy, f"alone {i}", 0.02)
+    return i
+
+
+@app.workflow
+async def together(ctx: Context, items: list[str]) -> list[str]:
+    await ctx.step(busy, f"{len(items)} items", 0.02)
+    return items
+
+
+@app.workflow
+async def typed(ctx: Context, who: int, i: int) -> list[int]:
+    return [who, i]
+
+
 # ------------------------------------------------------------------------------------------- awkward ones
 
 

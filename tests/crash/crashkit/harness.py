@@ -12,16 +12,18 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection, forkserver
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import apsw
 
 from crashkit import roles
 from crashkit.check import SETUP, check, check_deeds
 from crashkit.diary import Deed, read
+from perdure import Rate
 from perdure.clock import SystemClock
 from perdure.model.limits import Limits
 from perdure.store.sqlite import SqliteStore
@@ -150,6 +152,14 @@ class Child:
         self._pipe.close()
 
 
+class Held(NamedTuple):
+    """Slots of a queue: altogether, under one key, by one worker."""
+
+    in_all: int
+    of_key: int
+    of_worker: int
+
+
 class Place:
     """
     A test's folder: the database, the diary of step bodies, and the processes.
@@ -253,6 +263,27 @@ class Place:
         """See `check.check_deeds`."""
         with self.read() as database:
             check_deeds(database, self.deeds(), most=most)
+
+    def most_held(self, queue: str) -> Held:
+        """The most slots of a queue that were held when one was given out."""
+        return Held(*self.rows("select max(in_all), max(of_key), max(of_worker) from held where queue = ?", queue)[0])
+
+    def most_spent(self, queue: str, rate: Rate) -> int:
+        """The most weight that got slots in one full window of a rate."""
+        windows: Counter[tuple[int, str]] = Counter()
+        got = "select slot_at, queue_key, weight from perdure_runs where queue = ? and slot_at is not null"
+        for at, key, weight in self.rows(got, queue):
+            windows[at // rate.period, key if rate.per_key else ""] += min(weight, rate.limit)
+        return max(windows.values())
+
+    def all_leave(self, workers: Iterable[Child]) -> None:
+        """Let workers go, as a deploy does."""
+        for child in workers:
+            child.expect("ready")  # one that is just starting does not hear SIGTERM yet
+            child.terminate()
+        for child in workers:
+            assert child.join() == 0, str(child)
+        assert self.rows("select 1 from perdure_workers where state = 'alive'") == []
 
     @contextlib.contextmanager
     def scene(self) -> Iterator[apsw.Connection]:

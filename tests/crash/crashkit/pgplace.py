@@ -31,11 +31,11 @@ begin
   return null;
 end $$;
 create trigger witness_journal after insert on perdure_journal for each row execute function witness_journal();
-create table held (in_all bigint not null, of_key bigint not null, of_worker bigint not null);
+create table held (queue text not null, in_all bigint not null, of_key bigint not null, of_worker bigint not null);
 create function witness_slot() returns trigger language plpgsql set search_path = '{schema}' as $$
 begin
   insert into held
-  select count(*), count(*) filter (where r.queue_key = new.queue_key), count(*) filter (where r.owner = new.owner)
+  select new.queue, count(*), count(*) filter (where r.queue_key = new.queue_key), count(*) filter (where r.owner = new.owner)
   from perdure_runs r where r.queue = new.queue and r.slot = 2 and r.finished_at is null;
   return null;
 end $$;

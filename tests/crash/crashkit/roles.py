@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from crashkit import diary, flows
-from perdure import App, PerdureError, Queue, RunHandle, Status, WorkerOptions, ids
+from perdure import App, Debounce, Dedupe, PerdureError, Queue, RunHandle, Status, WorkerOptions, ids
 from perdure.errors import RunFinished
 from perdure.store import batch, pulse, sqlite
 from perdure.store.operation import Guarded, Operation
@@ -267,12 +267,37 @@ async def queue_load(session: Session) -> None:
         await app.client.set_queue(Queue("narrow", **config["limits"]))
         handles = await asyncio.gather(
             *[
-                app.start("job", i, id=f"job-{i}", queue="narrow", key=f"key {i % config['keys']}", priority=i % 3)
+                app.start(
+                    "job", i, id=f"job-{i}", queue="narrow", key=f"key {i % config['keys']}", priority=i % 3,
+                    weight=1 + i % 4,
+                )
                 for i in range(config["runs"])
             ]
-        )
+        )  # fmt: skip
         session.say("begun")
         session.say("ended", {handle.id: await handle.result() for handle in handles})
+
+
+async def joint_load(session: Session) -> None:
+    """
+    Start runs that belong together: once at a time, once a day, as batches, debounced.
+
+    Says what it has asked for as soon as that is confirmed. It may be killed; then another one goes on where it stood.
+    """
+    app, who = session.app, session.config["who"]
+    async with app.connected():
+        for queue in (Queue("alone"), Queue("day"), Queue("together", rate=session.config["rate"])):
+            await app.client.set_queue(queue)
+        for i in range(session.config["first"], session.config["runs"]):
+            key, day, item = f"key {i % 3}", f"day {i // 9}", f"{diary.life()}.{i}"
+            _, of_day, *_ = await asyncio.gather(
+                app.start("alone", i, queue="alone", key=key, dedupe=Dedupe(key)),
+                app.start("alone", 0, queue="day", dedupe=Dedupe(day, ttl=86_400)),
+                app.batch("together", item, size=5, wait=0.2, queue="together"),
+                app.start("typed", who, i, debounce=Debounce(f"typed by {who}", wait=0.05, longest=0.3)),
+            )
+            session.say("asked", (i, day, of_day.id, item))
+    session.say("asked", None)
 
 
 def mixed_result(i: int) -> list[Any]:
