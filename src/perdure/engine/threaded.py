@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack, overload
 
-from perdure.engine.attempt import own_signal
 from perdure.engine.context import Context
 from perdure.engine.ledger import RemarkOptions
 from perdure.engine.machine import MISSING, Halt
@@ -83,6 +82,8 @@ class Baton:
         try:
             self._result = (self._fn(), None)
         except KeyboardInterrupt as odd:  # not of Ctrl-C, as in a step's thread
+            from perdure.engine.attempt import own_signal  # noqa: PLC0415 - `import perdure` need not wait for it
+
             self._result = (None, own_signal(odd, "the workflow itself"))
         except BaseException as error:  # noqa: BLE001 - it ends the run, whatever it is
             self._result = (None, error)
