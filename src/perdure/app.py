@@ -20,6 +20,7 @@ from perdure.engine.definition import AsyncStep, Registry, Step, StepOptions, Sy
 from perdure.engine.observer import Observer, joined
 from perdure.engine.threaded import SyncContext
 from perdure.errors import InvalidOption, StoreClosed
+from perdure.model.check import check_kind
 from perdure.model.limits import Limits
 from perdure.model.queue import Queue
 from perdure.store.choose import shown, store_at
@@ -87,6 +88,10 @@ class App(Face):
         inline_only: bool = False,
         probe: Probe | None = None,
     ) -> None:
+        check_kind("worker", worker, WorkerOptions)
+        check_kind("limits", limits, Limits)
+        check_kind("codec", codec, Codec)
+        check_kind("clock", clock, Clock)
         self.url = url
         self.limits = limits or Limits()
         self.worker_options = worker or WorkerOptions()

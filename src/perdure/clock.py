@@ -6,7 +6,7 @@ import re
 import time
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from perdure.errors import InvalidOption
 
@@ -17,6 +17,7 @@ PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)", re.ASCII)
 PLAIN = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 
 
+@runtime_checkable
 class Clock(Protocol):
     """Where time comes from. Waiting is done by the event loop that the clock belongs to."""
 
@@ -105,6 +106,19 @@ def micros(duration: timedelta | float, option: str = "duration") -> int:
     if not 0 <= duration <= MAX_DURATION / SECOND:
         raise InvalidOption(option, f"{duration!r} is not between 0 and 100 years")
     return round(duration * SECOND)
+
+
+def some_micros(duration: timedelta | float, option: str) -> int:
+    """
+    As `micros`, of a duration that must not be nothing.
+
+    Raises:
+        InvalidOption: As there, or it is 0.
+    """
+    found = micros(duration, option)
+    if found == 0:
+        raise InvalidOption(option, "it must be more than 0")
+    return found
 
 
 def duration(text: str, option: str = "duration") -> timedelta:

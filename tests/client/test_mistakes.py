@@ -2,6 +2,7 @@
 
 import re
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ async def leaf(turn):
 STARTS = {
     "input by name": (lambda app: app.start("double", number=1), r"^number: a start has no such option.*positional"),
     "an option that is none": (lambda app: app.start("double", 1, tag="x"), r"^tag: a start has no such option"),
+    "no time at all": (lambda app: app.start("double", 1, timeout=0), r"^timeout: it must be more than 0"),
     "dedupe": (lambda app: app.start("double", 1, dedupe=3), r"^dedupe: 3 is no Dedupe\(…\)"),
     "debounce": (lambda app: app.start("double", 1, debounce=5), r"^debounce: 5 is no Debounce\(…\)"),
     "size": (lambda app: app.batch("gather", 1, size="2", wait=1), r"^size: '2' is not a whole number"),
@@ -143,6 +145,16 @@ DECLARATIONS = {
         r"^RunFilter\(created_from\): .* no time zone",
     ),
     "a place": (lambda _: RunFilter(after="7"), r"^RunFilter\(after\): '7' is not a whole number"),
+    "a worker": (lambda _: App(worker=5), r"^worker: 5 is no WorkerOptions"),
+    "limits": (lambda _: App(limits=5), r"^limits: 5 is no Limits"),
+    "a codec": (lambda _: App(codec=5), r"^codec: 5 is no Codec"),
+    "a clock": (lambda _: App(clock=5), r"^clock: 5 is no Clock"),
+    "no name of a file": (lambda _: App("sqlite:///"), r"^url: .* names no file; write sqlite:///"),
+    "a URL's options": (lambda _: App("sqlite:///a.db?x=1"), r"^url: .* no options for SQLite's URLs"),
+    "NUL in a name": (lambda _: App("sqlite:///a\0b.db"), r"^url: .* NUL"),
+    "a filter's workflow": (lambda _: RunFilter(workflow=5), r"^RunFilter\(workflow\): 5 is no str"),
+    "a filter's tag": (lambda _: RunFilter(tag=5), r"^RunFilter\(tag\): 5 is no str"),
+    "a step without a name": (lambda app: app.step(partial(print)), r'^step: .* no name .*ctx\.step\("name", fn\)'),
     "a path": (lambda _: App(Path("orders.db")), r"url: .*Path.* is no text; write sqlite:///"),
 }
 

@@ -5,6 +5,7 @@ import gc
 import os
 import threading
 import warnings
+from functools import partial
 from typing import Any
 
 import apsw
@@ -333,8 +334,8 @@ def test_a_coroutine_that_is_never_awaited(lab):
     assert (ended.value, ended.keys("step_completed")) == ("done", ["awaited"])
 
 
-def test_misused_steps(lab):
-    """Mistakes at the call of a step would be internal errors, or run something else."""
+def test_misused_calls(lab):
+    """Mistakes in a call on the context would be internal errors, or run something else."""
 
     async def flow(ctx: Context) -> list[str]:
         out = []
@@ -344,7 +345,9 @@ def test_misused_steps(lab):
             lambda: ctx.step(None),
             lambda: ctx.step("name", print, name="other"), lambda: ctx.step("", print),
             lambda: ctx.transaction(7),
-            lambda: ctx.step("name", print, timeout=-1),
+            lambda: ctx.step("name", print, timeout=-1), lambda: ctx.step("name", print, returns="hello"),
+            lambda: ctx.step(partial(print, 1)), lambda: ctx.map(healthy, None), lambda: ctx.call("flow", timeout=0),
+            lambda: ctx.receive("signal", type="hello"), lambda: ctx.receive("signal", type=5),
         ):  # fmt: skip
             try:
                 await call()
@@ -357,6 +360,7 @@ def test_misused_steps(lab):
     assert ended.value == [
         "invalid_option", "invalid_option", "invalid_option", "invalid_name", "invalid_option", "invalid_option",
         "invalid_option", "invalid_option", "invalid_name", "invalid_option", "invalid_option",
+        *["invalid_option"] * 6,
     ]  # fmt: skip
 
 

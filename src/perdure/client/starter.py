@@ -9,7 +9,7 @@ from typing import Any, Generic, Never, Protocol, TypeVar
 
 from perdure import ids
 from perdure.client.enqueue import Start, add_beside, enqueue
-from perdure.clock import Clock, micros
+from perdure.clock import Clock, micros, some_micros
 from perdure.codec.canonical import same_json
 from perdure.codec.payload import Payloads
 from perdure.codec.value import TypeCodec, codec_for
@@ -151,7 +151,7 @@ class Starter(ABC, Generic[H]):
         now = self._clock.now()
         run_id = ids.run_id(now) if id is None else ids.check_id("run id", id)
         limit = timeout if timeout is not None else definition.settings.timeout
-        deadline = None if limit is None else now + micros(limit, "timeout")
+        deadline = None if limit is None else now + some_micros(limit, "timeout")
         due_at = now + micros(delay, "delay")
         labels = ids.check_tags(tags)
         remarks = first_remarks(self.payloads, annotations)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from base64 import b64decode, b64encode
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from perdure.errors import InvalidOption, NotSerializable, PayloadTooLarge, StoreCorrupt
 from perdure.model.check import check_number
@@ -15,6 +15,7 @@ _SEALED = "~"  # JSON text never begins with it, so one database may hold sealed
 _BATCH = "+"  # nor with this: an array of the stored texts that a batch has gathered
 
 
+@runtime_checkable
 class Codec(Protocol):
     """
     A reversible change of bytes, made before payloads are stored.

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, NewType, cast
 
 from perdure.codec.plain import plain_schema
-from perdure.errors import InvalidInput, NotSerializable
+from perdure.errors import InvalidInput, InvalidOption, NotSerializable
 
 ATOMS: frozenset[type] = frozenset({type(None), bool, int, float, str, bytes, date, datetime, timedelta})
 """Types whose values hold no other value."""
@@ -116,6 +116,19 @@ class TypeCodec:
             return tool.load(text)
         except Exception as error:
             raise InvalidInput(what, _explain(error)) from error
+
+    def check_type(self, option: str) -> None:
+        """
+        Look at the type now, and not when the first value comes.
+
+        Raises:
+            InvalidOption: It is none that pydantic understands.
+        """
+        if self._tool is None:
+            try:
+                self._build("A value")
+            except NotSerializable as error:
+                raise InvalidOption(option, f"{self.annotation!r} is no type that pydantic understands") from error
 
     def _build(self, what: str) -> _Tool:
         try:

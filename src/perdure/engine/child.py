@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, Generic, Protocol, TypedDict, TypeVar
 
 from perdure import ids
-from perdure.clock import micros
+from perdure.clock import some_micros
 from perdure.engine.definition import Registry, Workflow
 from perdure.engine.ledger import Rider, first_remarks, ride
 from perdure.engine.loop import RunFuture
@@ -137,7 +137,7 @@ def start_child(machine: Machine, registry: Registry, workflow: Any, args: tuple
         child_id,
         definition.stored_as,
         machine.payloads.seal(definition.call.encode(args, {}), f"The input of {definition.name}"),
-        None if limit is None else machine.now() + micros(limit, "timeout"),
+        None if limit is None else machine.now() + some_micros(limit, "timeout"),
         options.get("detached", False),
         ids.check_tags(options.get("tags", ())),
         own_id is not None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -86,7 +86,7 @@ def _check(concurrency: int | None, rules: _Rules) -> None:
 
 async def map_items(
     run: Callable[[int, Any], Awaitable[Any]],
-    items: Sequence[Any],
+    items: Iterable[Any],
     *,
     concurrency: int | None,
     min_success: int | None,
@@ -96,8 +96,14 @@ async def map_items(
     See `Context.map`.
 
     Raises:
-        InvalidOption: A limit is out of range; nothing was begun.
+        InvalidOption: A limit is out of range, or nothing can go through the items; nothing was begun.
     """
+    try:
+        iter(items)
+    except TypeError:
+        option = "ctx.map(fn, items)"
+        raise InvalidOption(option, f"{items!r} are no items that one can go through") from None
+    items = list(items)
     rules = _Rules(len(items), min_success, tolerate)
     _check(concurrency, rules)
     succeeded: dict[int, Any] = {}

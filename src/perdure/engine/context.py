@@ -237,10 +237,12 @@ class Context:
         Raises:
             ReceiveTimedOut: No signal came in time, and there is no default.
             InvalidInput: The payload does not have the type; the signal is used up.
+            InvalidOption: The type is none that pydantic understands.
         """
-        machine = self._machine
+        machine, codec = self._machine, codec_for(type)
         machine.check()
         ids.check_name("signal name", name)
+        codec.check_type("type")
         until = None if timeout is None else machine.now() + micros(timeout, "timeout")
         key = machine.key(name)
         recorded = machine.note(Kind.RECEIVE_STARTED, key, None if until is None else str(until))
@@ -250,7 +252,7 @@ class Context:
         machine.request(request)
         text = await request.future
         if text is not TIMED_OUT:
-            return None if text is None else codec_for(type).decode(text, f"The payload of signal {name!r}")
+            return None if text is None else codec.decode(text, f"The payload of signal {name!r}")
         if default is MISSING:
             raise ReceiveTimedOut(name, micros(timeout or 0) / SECOND)
         return default
@@ -446,9 +448,7 @@ class Context:
 
         from perdure.engine.combine import map_items  # noqa: PLC0415 - most workflows need not wait for it
 
-        return await map_items(
-            in_branch, list(items), concurrency=concurrency, min_success=min_success, tolerate=tolerate
-        )
+        return await map_items(in_branch, items, concurrency=concurrency, min_success=min_success, tolerate=tolerate)
 
     def _enter(self, prefix: str) -> Branch:
         """Let the current task make keys with this prefix; returns the branch that it was in."""

@@ -13,7 +13,7 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
-from perdure.clock import micros
+from perdure.clock import micros, some_micros
 from perdure.codec.call import CallCodec
 from perdure.codec.value import TypeCodec, codec_for
 from perdure.engine.loop import PrivateLoop
@@ -63,8 +63,8 @@ class StepOptions:
             check_name("step name", self.name)
         for option in ("timeout", "total_timeout"):
             value = getattr(self, option)
-            if value is not None and micros(value, option) == 0:
-                raise InvalidOption(option, "it must be more than 0")
+            if value is not None:
+                some_micros(value, option)
         retry: object = self.retry
         if not isinstance(retry, Retry):
             option, problem = "retry", f"{retry!r} is not a Retry(…)"
@@ -101,12 +101,17 @@ class Step(Generic[P, R]):
     """
 
     def __init__(self, fn: Any, options: StepOptions = DEFAULT_OPTIONS) -> None:
-        if not callable(fn):
+        problem = "" if callable(fn) else f"{fn!r} is not a function"
+        if not (problem or options.name or hasattr(fn, "__name__")):
+            problem = (
+                f'{fn!r} has no name for the journal; give it one: ctx.step("name", fn), or app.step(name="name")(fn)'
+            )
+        if problem:
             option = "step"
-            raise InvalidOption(option, f"{fn!r} is not a function")
+            raise InvalidOption(option, problem)
         update_wrapper(self, fn)
         self.fn: Callable[..., Any] = fn
-        self.name = options.name or check_name("step name", getattr(fn, "__name__", ""))
+        self.name = options.name or check_name("step name", fn.__name__)
         self.settings = options
         self.is_async = inspect.iscoroutinefunction(fn)
         self.limited = options.timeout is not None or options.total_timeout is not None
@@ -187,7 +192,7 @@ def closure(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[
     The step that ``ctx.step("name", fn, **options)`` asks for, and how its result is kept.
 
     Raises:
-        InvalidOption: It was given anything but one function, or an option that steps do not have.
+        InvalidOption: It was given anything but one function, or an option that steps do not have, or that is wrong.
         InvalidName: A step cannot have this name.
     """
     if len(args) != 1 or not callable(args[0]) or "name" in options:
@@ -195,6 +200,7 @@ def closure(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[
         raise InvalidOption(option, "a name, given once, is followed by exactly one function without parameters")
     check_name("step name", name)
     returns = codec_for(options.pop("returns", Any))
+    returns.check_type("returns")
     return Step(args[0], StepOptions().changed(name=name, **options)), returns
 
 
@@ -227,9 +233,8 @@ class WorkflowOptions:
             check_workflow_name(check_name("workflow name", self.name))
         if self.version != "":
             check_version(self.version)
-        if self.timeout is not None and micros(self.timeout, "timeout") == 0:
-            option = "timeout"
-            raise InvalidOption(option, "it must be more than 0")
+        if self.timeout is not None:
+            some_micros(self.timeout, "timeout")
         micros(self.grace, "grace")
 
 

@@ -28,6 +28,17 @@ def check_number(option: str, value: object, least: float, most: float = math.in
         raise InvalidOption(option, f"{value!r} is not a {'whole ' if whole else ''}number: it must be {span}")
 
 
+def check_kind(option: str, value: object, kind: type) -> None:
+    """
+    Refuse what is neither None nor an instance of a class.
+
+    Raises:
+        InvalidOption: It is something else.
+    """
+    if not (value is None or isinstance(value, kind)):
+        raise InvalidOption(option, f"{value!r} is no {kind.__name__}")
+
+
 def check_known(what: str, given: Collection[str], known: Collection[str]) -> None:
     """
     Refuse names of options that there are not.

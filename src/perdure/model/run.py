@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from perdure.clock import from_datetime
 from perdure.errors import InvalidOption
-from perdure.model.check import check_number
+from perdure.model.check import check_kind, check_number
 from perdure.model.status import TERMINAL, Status
 
 MAX_PAGE = 1_000
@@ -200,6 +200,8 @@ class RunFilter:
         for option in ("created_from", "created_to"):
             if getattr(self, option) is not None:
                 from_datetime(getattr(self, option), f"RunFilter({option})")
+        for option in ("workflow", "version", "parent", "tag", "id_prefix"):
+            check_kind(f"RunFilter({option})", getattr(self, option), str)
         if self.version is not None and self.workflow is None:
             option = "RunFilter(version)"
             raise InvalidOption(option, "it needs the workflow whose version it is")

@@ -157,6 +157,8 @@ class PlatformContext:
                 engine may have given it the event that this one waits for.
         """
         ids.check_name("signal name", name)
+        codec = codec_for(type)
+        codec.check_type("type")
         key = self._driver.key(name)
         seconds = None if timeout is None else micros(timeout, "timeout") / SECOND
 
@@ -165,7 +167,7 @@ class PlatformContext:
 
         text = await self._received(name, self._driver.ask(key, work))
         if text is not None:
-            return codec_for(type).decode(text, f"The payload of signal {name!r}")
+            return codec.decode(text, f"The payload of signal {name!r}")
         if default is MISSING:
             raise ReceiveTimedOut(name, seconds or 0)
         return default

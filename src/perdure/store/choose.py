@@ -71,13 +71,26 @@ def sqlite_path(url: str) -> str:
     The file that a URL names; ":memory:" for none.
 
     Raises:
-        InvalidOption: Not a URL of SQLite.
+        InvalidOption: Not a URL of SQLite, or it has no name of a file in it, or more than that.
     """
     scheme, found, rest = url.partition("://")
     if not found or scheme != "sqlite":
         option = "url"
         raise InvalidOption(option, f"{url!r} is none that perdure knows; {_KNOWN}")
-    return rest.removeprefix("/") or ":memory:"
+    path = rest.removeprefix("/")
+    problem = ""
+    if rest == "/":
+        problem = f"it names no file; {_KNOWN}, or sqlite:// for a database in memory"
+    elif "?" in path:
+        problem = (
+            "perdure has no options for SQLite's URLs: what stands behind the question mark would be part of the name"
+        )
+    elif "\0" in path:
+        problem = "no file has a NUL in its name"
+    if problem:
+        option = "url"
+        raise InvalidOption(option, f"{url!r}: {problem}")
+    return path or ":memory:"
 
 
 def is_new(url: str) -> bool:
