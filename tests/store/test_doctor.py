@@ -115,6 +115,20 @@ def test_a_healthy_database(path):
     assert finding.examples[0] == "8 runs"
 
 
+def test_one_is_no_number_of_many(tmp_path):
+    """The first look at a new database says "1 runs"."""
+
+    async def main(clock):
+        app = App(f"sqlite:///{tmp_path / 'new.db'}", clock=clock)
+        app.workflow(flow)
+        async with app.connected():
+            await app.start("flow", "")
+            return [finding for finding in await app.client.doctor() if finding.code == "size"]
+
+    (finding,) = run_virtual(main)
+    assert finding.message == "The database holds 1 run and 0 journal entries."
+
+
 OUTBOX = (
     "insert into perdure_outbox (run, sink, root, next, last, since, due_at, dead_at) "
     "select number, 's', number, 1, 1, 1, {} from perdure_runs where id = 'sleeper'"

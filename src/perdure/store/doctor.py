@@ -210,13 +210,17 @@ async def _schema(store: Store) -> list[Finding]:
     return findings
 
 
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
+
+
 async def _sizes(store: Store) -> Finding:
     ((runs, entries, messages, blobs),) = await store.rows("sizes")
     ((size,),) = await store.rows("file_size")
     parts = [
-        f"{runs:,} runs",
-        f"{entries:,} journal entries",
-        f"{messages:,} messages",
+        _counted(runs, "run", "runs"),
+        _counted(entries, "journal entry", "journal entries"),
+        _counted(messages, "message", "messages"),
         f"{blobs:,} bytes of large payloads",
         f"{size:,} bytes of database",
         *store.sizes(),
