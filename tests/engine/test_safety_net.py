@@ -71,7 +71,7 @@ async def check_paused(lab, app, *texts):
 
 
 PLACES = [
-    (drive, "present", 1), (Machine, "begin", 1), (drive.Driver, "_check_children", 1), (Waits, "clear", 1),
+    (drive, "present", 1), (Machine, "begin", 1), (drive.Driver, "_register", 1), (Waits, "clear", 1),
     *[(drive.Driver, "advance", nth) for nth in range(1, 8)],
     *[(Machine, "outcome", nth) for nth in range(1, 6)],
     *[(Waits, "deliver", nth) for nth in range(1, 4)],

@@ -13,8 +13,8 @@ from perdure.clock import some_micros
 from perdure.engine.definition import Registry, Workflow
 from perdure.engine.ledger import Rider, first_remarks, ride
 from perdure.engine.loop import RunFuture
-from perdure.engine.machine import ChildStart, Machine
-from perdure.engine.request import ChildRequest
+from perdure.engine.machine import Machine
+from perdure.engine.request import ChildRequest, ChildStart
 from perdure.errors import InvalidOption, PerdureError
 from perdure.model.entry import Kind
 from perdure.model.ledger import Remarks
@@ -152,20 +152,33 @@ def start_child(machine: Machine, registry: Registry, workflow: Any, args: tuple
             ride(machine, Rider("annotate_child", (child_id, *remark, machine.time), None))
     else:
         child_id = json.loads(recorded.data or data)["id"]
+        if start.chosen:
+            # What was found out about its id is not recorded before its end is.
+            machine.doubted[key] = start._replace(child_id=child_id)
     return Child(machine, key, child_id, definition)
 
 
-def doubtful(machine: Machine) -> list[ChildStart]:
-    """After a replay: awaited children with chosen ids, which may be others', or have ended before and untold."""
-    own, new = machine.run.id, {child.child_id for child in machine.children}
-    return [
-        ChildStart(request.key, request.child_id, request.workflow, "", None, detached=False, tags=(), chosen=True)
-        for request in machine.wanted.values()
-        if isinstance(request, ChildRequest) and request.child_id not in new and not _made_up(own, request)
-    ]
+def to_look_at(machine: Machine, taken: list[ChildStart]) -> list[ChildStart]:
+    """Of starts whose ids were taken, those to look at now: not chosen ones that nobody waits for yet."""
+    machine.doubted |= {child.key: child for child in taken if child.chosen}
+    return [child for child in taken if not child.chosen or child.key in machine.wanted]
 
 
-def _made_up(parent: str, request: ChildRequest) -> bool:
-    """Whether the id is one that `ids.child_run_id` gives, in whichever generation; of a long one nobody can tell."""
-    made = f"{parent}/{request.key}"
-    return request.child_id == made or request.child_id.startswith(f"{made}@")
+def doubtful(machine: Machine, request: ChildRequest, starting: list[ChildStart]) -> list[ChildStart]:
+    """
+    The start of a child of which its parent may never hear, unless somebody looks who has its id; else nothing.
+
+    It may be another's, or another of the parent's calls may have had the message of its end.
+
+    Args:
+        starting: Starts that are just being committed: the answer tells of these.
+    """
+    known = machine.doubted.get(request.key)
+    if known is not None:
+        return [known]
+    if request.child_id not in machine.ended or any(
+        child.key == request.key for child in (*machine.children, *starting)
+    ):
+        return []
+    key, child_id, workflow = request.key, request.child_id, request.workflow
+    return [ChildStart(key, child_id, workflow, "", None, detached=False, tags=(), chosen=True)]

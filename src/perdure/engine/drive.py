@@ -15,18 +15,18 @@ from typing import Any, cast
 from perdure.clock import micros
 from perdure.engine.alarm import Alarm
 from perdure.engine.attempt import Attempt
-from perdure.engine.child import doubtful
+from perdure.engine.child import doubtful, to_look_at
 from perdure.engine.definition import Workflow
-from perdure.engine.ending import Ending, beginning, cancelled, child_end, ending_of, write_end
+from perdure.engine.ending import Ending, beginning, cancelled, ending_of, write_end
 from perdure.engine.guard import call_each, guarded, seal_reason
 from perdure.engine.history import base_time, key_prefix, present
 from perdure.engine.host import Host
-from perdure.engine.machine import ENDED, EVICTED, ChildStart, Machine
-from perdure.engine.request import ChildRequest, Request, StepRequest
+from perdure.engine.machine import ENDED, EVICTED, Machine
+from perdure.engine.request import ChildRequest, ChildStart, Request, StepRequest
 from perdure.engine.saga import cancel_again, to_compensate
 from perdure.engine.steps import COMPENSATION_FAILED, Steps
 from perdure.engine.transact import Transacting, transact
-from perdure.engine.waits import CANCEL, PAUSE, Waits
+from perdure.engine.waits import CANCEL, PAUSE, Waits, settle
 from perdure.engine.writer import Writer
 from perdure.errors import Divergence, HistoryTooLong, Overloaded, PerdureError, Stalled, StoreError
 from perdure.model.entry import Entry, Kind
@@ -51,7 +51,7 @@ class Driver:
     """
 
     __slots__ = (
-        "_alarm", "_checking", "_deferred", "_exclusive", "_pausing", "_releasing", "_steps",
+        "_alarm", "_deferred", "_exclusive", "_pausing", "_releasing", "_steps",
         "_waits", "_writer", "error", "host", "how", "machine", "run", "state", "workflow",
     )  # fmt: skip
 
@@ -73,7 +73,6 @@ class Driver:
         self._deferred: list[tuple[Attempt, str, Any, BaseException | None]] = []
         # The transaction of the workflow that is being committed, whose entry must be the next one.
         self._exclusive: Transacting | None = None
-        self._checking = 0
         self._pausing: Message | None = None
         self._releasing = False
         self.how, self.error = "", cast("BaseException | None", None)
@@ -86,7 +85,6 @@ class Driver:
         self._writer.take_up(self.run)
         self._waits.deliver(messages)
         self.machine.begin(beginning(self.machine, self.workflow, self.host.registry, self.host.payloads))
-        self._check_children(doubtful(self.machine))
         # Times that passed while nobody drove it come first: no body begins behind the deadline.
         self._wake()
 
@@ -121,16 +119,17 @@ class Driver:
             self.release()
 
     @guarded
-    def child_taken(self, message: Message | None) -> None:
+    def child_taken(self, child: ChildStart, message: Message | None) -> None:
         """
         Somebody has looked at a child whose id was taken.
 
         Args:
             message: Its end, or that of its start; None when it is ours and has not ended.
         """
-        self._checking -= 1
+        self._waits.answered(child.key, message)
+        if message is None:
+            self.machine.doubted.pop(child.key, None)
         if self.state == "driving":
-            self._waits.deliver([message] if message is not None else [])
             self.advance()
 
     def lose(self) -> None:
@@ -198,6 +197,8 @@ class Driver:
                 self._steps.want(request)
             else:
                 self._waits.add(request)
+                if isinstance(request, ChildRequest):
+                    self._look_at(doubtful(machine, request, self._writer.inserting))
         if machine.fresh:
             self._register()
 
@@ -208,14 +209,14 @@ class Driver:
             found = self._waits.next_message(machine)
             if found is None:
                 break
-            message, request = found
+            message, requests = found
             if message.id:
                 self._writer.taking.append((message, self.machine.length + 1))
-            self._observe(message, request)
+            self._observe(message, requests)
             if machine.fresh:
                 self._register()
 
-    def _observe(self, message: Message, request: Request | None) -> None:
+    def _observe(self, message: Message, requests: list[Request]) -> None:
         machine, now = self.machine, self._now()
         if message.topic == CANCEL:
             self._pausing = None  # whoever wants the run to end does not want it to rest
@@ -223,11 +224,8 @@ class Driver:
                 machine.outcome(Kind.CANCEL_REQUESTED, "", now, message.data)
         elif message.topic == PAUSE:
             self._pausing = message if machine.cancelled_at is None else None
-        elif isinstance(request, ChildRequest):
-            kind, data, decoded = child_end(message, request.child_id, self.host.payloads)
-            machine.outcome(kind, request.key, now, data, decoded=decoded)
-        elif request is not None:
-            machine.outcome(Kind.SIGNAL_RECEIVED, request.key, now, message.data)
+        else:
+            settle(machine, message, requests, now)
 
     def _commit_or_begin(self) -> None:
         machine = self.machine
@@ -262,7 +260,7 @@ class Driver:
 
     def _committed(self, taken: list[ChildStart]) -> None:
         if taken:
-            self._check_children(taken)
+            self._look_at(to_look_at(self.machine, taken))
         if self.state != "driving":
             return
         quiet, machine = self._quiet, self.machine
@@ -273,10 +271,10 @@ class Driver:
         else:
             self._alarm.set(self._first_time())
 
-    def _check_children(self, taken: list[ChildStart]) -> None:
-        for child in taken:
-            self._checking += 1
-            self.host.check_child(self, child)
+    def _look_at(self, children: list[ChildStart]) -> None:
+        for child in children:
+            if self._waits.ask(child):
+                self.host.check_child(self, child)
 
     @property
     def _quiet(self) -> bool:
@@ -299,10 +297,10 @@ class Driver:
 
     def _may_park(self) -> bool:
         """Whether nothing but times far enough away, signals and children can move the run."""
-        if not self._steps.idle or self._exclusive or self._checking:
+        if not self._steps.idle or self._exclusive or self._waits.asked:
             return False
         machine = self.machine
-        if machine.done or self._quiet or any(child.chosen for child in machine.children):
+        if machine.done or self._quiet or any(new.chosen or new.child_id in machine.ended for new in machine.children):
             return False
         first = self._first_time()
         if not machine.wanted:
@@ -487,7 +485,7 @@ class Driver:
     def _left(self, taken: list[ChildStart]) -> None:
         """The run has been given up, and that is durable."""
         self.state = "parked" if self.how == "parked" else "over"
-        self._check_children(taken)
+        self._look_at(to_look_at(self.machine, taken))
         self.host.left(self)  # which may evict a parked one
         if self.how != "parked":
             self._let_go()

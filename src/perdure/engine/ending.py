@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
-from perdure.codec.failure import decode_error, seal_error
+from perdure.codec.failure import seal_error
 from perdure.codec.payload import Payloads
 from perdure.engine.context import Context
 from perdure.engine.definition import Registry, Workflow
 from perdure.engine.machine import Machine
-from perdure.engine.outcome import cancel_request, child_failure
+from perdure.engine.outcome import cancel_request
 from perdure.engine.request import child_topic
 from perdure.engine.saga import Saga, outermost
 from perdure.engine.threaded import in_thread
 from perdure.errors import ContinueAsNew, PerdureError, RunCancelled, RunTimedOut
-from perdure.model.entry import Kind
-from perdure.model.run import Claimed, Message
+from perdure.model.run import Claimed
 from perdure.model.status import Status
 from perdure.store.record import Record
 
@@ -82,20 +81,6 @@ def write_end(record: Record, run: Claimed, ending: Ending, payloads: Payloads, 
     )
     if run.parent is not None:
         record.tell_parent(run.parent, child_topic(run.id), status, now)
-
-
-def child_end(message: Message, child_id: str, payloads: Payloads) -> tuple[Kind, str, Any]:
-    """
-    What a child's end means for its parent: the kind of its entry, its data, and what the workflow gets.
-
-    Raises:
-        StoreCorrupt: It cannot be read here.
-    """
-    if message.status == Status.COMPLETED:
-        data = message.output or "null"
-        return Kind.CHILD_COMPLETED, data, payloads.open(data)
-    data = message.error or message.data or "null"  # of its own when its start was refused, see `look_at_taken`
-    return Kind.CHILD_FAILED, data, child_failure(child_id, decode_error(payloads.open(data)))
 
 
 def beginning(

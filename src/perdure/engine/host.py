@@ -17,8 +17,8 @@ from perdure.store.store import Store
 if TYPE_CHECKING:
     from perdure.engine.cadence import Cadence
     from perdure.engine.drive import Driver
-    from perdure.engine.machine import ChildStart
     from perdure.engine.observer import Observer
+    from perdure.engine.request import ChildStart
 
 
 class Host(Protocol):
@@ -60,4 +60,4 @@ class Host(Protocol):
         """A run cannot go on here, and nothing of it runs any more: pause it, so that it is nobody's in silence."""
 
     def check_child(self, driver: Driver, child: ChildStart) -> None:
-        """The child's id was taken: find out by whom, and tell `driver.child_taken`."""
+        """The child's id may be taken: find out by whom, and tell `driver.child_taken`."""

@@ -13,17 +13,16 @@ import json
 from asyncio import events
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from perdure.codec.failure import decode_error
 from perdure.codec.payload import Payloads
 from perdure.engine.ledger import Riders, of_steps
 from perdure.engine.loop import PrivateLoop, RunFuture, RunTask
 from perdure.engine.outcome import Failure, child_failure, described, end_of, read_cancel_request, same_arguments
-from perdure.engine.request import ChildRequest, ReceiveRequest, Request, StepRequest, TimerRequest
+from perdure.engine.request import ChildRequest, ChildStart, ReceiveRequest, Request, StepRequest, TimerRequest
 from perdure.errors import ArgumentsChanged, Divergence, EngineSignal, NotInWorkflow, PerdureError
 from perdure.model.entry import NOTES, PROGRESS, RESTARTS, Entry, Kind
-from perdure.model.queue import NO_TERMS, Terms
 
 if TYPE_CHECKING:
     from perdure.model.run import Claimed
@@ -39,29 +38,6 @@ class TimedOut:
 
 MISSING: Any = object()
 TIMED_OUT = TimedOut()
-
-
-class ChildStart(NamedTuple):
-    """
-    A child run to be inserted with the next commit.
-
-    Attributes:
-        input: Sealed.
-        deadline_at: Microseconds since 1970.
-        detached: Whether it outlives a failed or cancelled parent.
-        chosen: Whether the user chose its id, which may then be taken.
-        terms: On which it goes through a queue.
-    """
-
-    key: str
-    child_id: str
-    workflow: str
-    input: str
-    deadline_at: int | None
-    detached: bool
-    tags: tuple[str, ...]
-    chosen: bool
-    terms: Terms = NO_TERMS
 
 
 class Machine:
@@ -82,6 +58,8 @@ class Machine:
         given_up: Requests that the workflow cancelled since then.
         buffer: Entries that are not durable yet, in order.
         children: Child runs to insert with them.
+        doubted: Starts of unsettled children that may be others', or may have ended unheard; by key.
+        ended: The ids of children whose end was delivered; whoever waits for one of them again gets no message.
         time: The run's time: that of the last outcome, microseconds since 1970.
         left_out: Entries of the journal that are no part of the present history.
         divergence: Set when code and history disagree; the run must be paused (I12).
@@ -104,6 +82,8 @@ class Machine:
         self.buffer: list[Entry] = []
         self.riders: Riders = None
         self.children: list[ChildStart] = []
+        self.doubted: dict[str, ChildStart] = {}
+        self.ended: set[str] = set()
         self.divergence: Divergence | None = None
         self.cancel_reason: str | None = None
         self.cancelled_at: int | None = None
@@ -445,6 +425,9 @@ class Machine:
     def _resolve(self, request: Request, entry: Entry, decoded: Any) -> None:
         future = request.future
         future.request = future.given_up = None  # as `settle`, spelt out where it is per step
+        if isinstance(request, ChildRequest):
+            self.doubted.pop(request.key, None)
+            self.ended.add(request.child_id)
         if isinstance(request, TimerRequest) and request.handle is not None:
             self._timers.pop(request.handle, None)
             self.loop.fire(request.handle)

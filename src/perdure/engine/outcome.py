@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
-from perdure.codec.failure import message_of
+from perdure.codec.failure import decode_error, message_of
 from perdure.codec.payload import Payloads
 from perdure.engine.loop import RunTask
 from perdure.engine.request import Request, StepRequest
 from perdure.errors import ChildFailed, PerdureError, RunCancelled, StartConflict
-from perdure.model.entry import Entry
+from perdure.model.entry import Entry, Kind
+from perdure.model.run import Message
+from perdure.model.status import Status
 
 
 class Failure:
@@ -34,6 +37,20 @@ def child_failure(child_id: str, error: BaseException) -> BaseException:
         return error
     status = "cancelled" if isinstance(error, RunCancelled) else "failed"
     return ChildFailed(child_id, status, error)
+
+
+def child_end(message: Message, child_id: str, payloads: Payloads) -> tuple[Kind, str, Any]:
+    """
+    What a child's end means for its parent: the kind of its entry, its data, and what the workflow gets.
+
+    Raises:
+        StoreCorrupt: It cannot be read here.
+    """
+    if message.status == Status.COMPLETED:
+        data = message.output or "null"
+        return Kind.CHILD_COMPLETED, data, payloads.open(data)
+    data = message.error or message.data or "null"  # of its own when its start was refused, see `look_at_taken`
+    return Kind.CHILD_FAILED, data, child_failure(child_id, decode_error(payloads.open(data)))
 
 
 def same_arguments(request: Request, entry: Entry) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, NamedTuple
 
 from perdure.codec.value import TypeCodec
 from perdure.engine.definition import Step
 from perdure.engine.loop import RunFuture
 from perdure.model.entry import Kind
+from perdure.model.queue import NO_TERMS, Terms
 
 
 class Request:
@@ -124,6 +125,29 @@ class ChildRequest(Request):
     def topic(self) -> str:
         """Where the child's end is announced."""
         return child_topic(self.child_id)
+
+
+class ChildStart(NamedTuple):
+    """
+    A child run to be inserted with the next commit.
+
+    Attributes:
+        input: Sealed.
+        deadline_at: Microseconds since 1970.
+        detached: Whether it outlives a failed or cancelled parent.
+        chosen: Whether the user chose its id, which may then be taken.
+        terms: On which it goes through a queue.
+    """
+
+    key: str
+    child_id: str
+    workflow: str
+    input: str
+    deadline_at: int | None
+    detached: bool
+    tags: tuple[str, ...]
+    chosen: bool
+    terms: Terms = NO_TERMS
 
 
 def child_topic(child_id: str) -> str:

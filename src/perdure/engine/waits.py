@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections import deque
 
 from perdure.engine.machine import Machine
-from perdure.engine.request import ChildRequest, ReceiveRequest, Request, StepRequest, TimerRequest
+from perdure.engine.outcome import child_end
+from perdure.engine.request import (
+    ChildRequest,
+    ChildStart,
+    ReceiveRequest,
+    Request,
+    StepRequest,
+    TimerRequest,
+    child_topic,
+)
+from perdure.model.entry import Kind
 from perdure.model.run import Message
 
 CANCEL = "control:cancel"
 PAUSE = "control:pause"
+CHILD = child_topic("")
 
 
 class Waits:
@@ -18,13 +29,15 @@ class Waits:
 
     Attributes:
         mailbox: Messages that nothing has taken yet, oldest first.
+        asked: The topics of children of which is being found out who has their id, by the key of the call.
         times: The requests that a time settles, by key, with that time; some may be settled already.
     """
 
-    __slots__ = ("_known", "_topics", "mailbox", "times")
+    __slots__ = ("_known", "_topics", "asked", "mailbox", "times")
 
     def __init__(self) -> None:
         self.mailbox: list[Message] = []
+        self.asked: dict[str, str] = {}
         self._known: set[int] = set()
         self.times: dict[str, tuple[int, Request]] = {}
         self._topics: dict[str, deque[ReceiveRequest | ChildRequest]] = {}
@@ -70,21 +83,52 @@ class Waits:
             # What the inbox does not hold has no id.
             if not message.id or message.id not in self._known:
                 self._known.add(message.id)
-                self.mailbox.append(message)
+                self._put(message)
 
-    def next_message(self, machine: Machine) -> tuple[Message, Request | None] | None:
-        """The first message that can be observed now, with the request that it settles; None for control."""
+    def ask(self, child: ChildStart) -> bool:
+        """It is to be found out who has this child's id; False when that is under way."""
+        new = child.key not in self.asked
+        self.asked[child.key] = child_topic(child.child_id)
+        return new
+
+    def answered(self, key: str, message: Message | None) -> None:
+        """Who has the id is known, and this is to be told to the call; None when a message will come, or has."""
+        topic = self.asked.pop(key, None)
+        # The end of one of our own may have been told by now: then all of its calls have it from there.
+        told = any(other.topic == topic and other.key is None for other in self.mailbox)
+        if message is not None and (message.child_id is None or not told):
+            self._put(message)
+
+    def next_message(self, machine: Machine) -> tuple[Message, list[Request]] | None:
+        """The first message that can be observed now, with the requests that it settles; none for control."""
         for place, message in enumerate(self.mailbox):
-            if message.topic in {CANCEL, PAUSE}:
+            found = self._settled_by(message, machine)
+            if found or message.topic in {CANCEL, PAUSE}:
                 del self.mailbox[place]
-                return message, None
-            requests = self._topics.get(message.topic)
-            while requests:
-                request = requests.popleft()
-                if machine.wanted.get(request.key) is request:
-                    del self.mailbox[place]
-                    return message, request
+                return message, found
         return None
+
+    def _put(self, message: Message) -> None:
+        # What is for one call of a child comes before the end that is for all of them.
+        first = message.key is not None and message.topic.startswith(CHILD)
+        self.mailbox.insert(0 if first else len(self.mailbox), message)
+
+    def _settled_by(self, message: Message, machine: Machine) -> list[Request]:
+        """A signal is for the first who asked, a child's end for all who wait for it; with a key, for that call."""
+        requests, wanted, found = self._topics.get(message.topic), machine.wanted, list[Request]()
+        if not requests:
+            return found
+        if not isinstance(requests[0], ChildRequest):
+            while requests and not found:
+                request = requests.popleft()
+                if wanted.get(request.key) is request:
+                    found.append(request)
+        elif message.key is not None:
+            found += [request for request in requests if request.key == message.key]
+        elif message.topic not in self.asked.values():
+            found += requests
+            requests.clear()
+        return [request for request in found if wanted.get(request.key) is request]
 
     def clear(self) -> None:
         """Forget the messages: the database tells them again when the run is claimed."""
@@ -96,3 +140,15 @@ class Waits:
         gone = [key for key, (_, request) in self.times.items() if wanted.get(key) is not request]
         for key in gone:
             del self.times[key]
+
+
+def settle(machine: Machine, message: Message, requests: list[Request], now: int) -> None:
+    """Deliver a message to those whom it settles, one after the other: each outcome may do away with the rest."""
+    for request in requests:
+        if machine.wanted.get(request.key) is not request or machine.divergence is not None or machine.done:
+            continue
+        if isinstance(request, ChildRequest):
+            kind, data, decoded = child_end(message, request.child_id, machine.payloads)
+            machine.outcome(kind, request.key, now, data, decoded=decoded)
+        else:
+            machine.outcome(Kind.SIGNAL_RECEIVED, request.key, now, message.data)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from perdure import ids
 from perdure.engine.host import Host
 from perdure.engine.ledger import ride_along
-from perdure.engine.machine import ChildStart, Machine
+from perdure.engine.machine import Machine
 from perdure.engine.outcome import cancel_request
-from perdure.engine.request import ChildRequest
+from perdure.engine.request import ChildRequest, ChildStart, Request
 from perdure.errors import Overloaded, PerdureError, StoreError
 from perdure.model.entry import Kind
 from perdure.model.run import Claimed, Message
@@ -40,11 +40,12 @@ class Writer:
 
     Attributes:
         busy: Whether a commit is under way.
+        inserting: The children that it starts.
         taking: Messages that the workflow has observed since the last one, each with its entry's seq.
     """
 
     __slots__ = (
-        "_closed", "_crash", "_failures", "_host", "_inserting", "_lost", "_machine", "_now", "_trace", "busy", "run",
+        "_closed", "_crash", "_failures", "_host", "_lost", "_machine", "_now", "_trace", "busy", "inserting", "run",
         "taking",
     )  # fmt: skip
 
@@ -65,7 +66,7 @@ class Writer:
         self._now = now
         self._lost = lost
         self._crash = crash
-        self._inserting: list[ChildStart] = []
+        self.inserting: list[ChildStart] = []
         self._failures = 0
         self._closed = False
         self._trace: str | None = None
@@ -117,16 +118,18 @@ class Writer:
         if machine.children:
             self._start_children(record, now)
         if machine.given_up:
-            for request in machine.given_up:
-                if isinstance(request, ChildRequest):
-                    why = cancel_request("the parent no longer waits for it", compensate=machine.compensating)
-                    record.cancel(request.child_id, why, now)
+            why = cancel_request("the parent no longer waits for it", compensate=machine.compensating)
+            awaited = _children_of(machine.wanted.values())
+            for child_id, key in _children_of(machine.given_up).items():
+                # Another call with the same id may still wait; a saga's own call does once more.
+                if awaited.get(child_id, key) == key:
+                    record.cancel(child_id, why, now)
             machine.given_up = []
 
     def _start_children(self, record: Record, now: int) -> None:
-        self._inserting, self._machine.children = self._machine.children, []
+        self.inserting, self._machine.children = self._machine.children, []
         run, observer = self.run, self._host.observer
-        for child in self._inserting:
+        for child in self.inserting:
             record.start_child(
                 child.child_id, child.workflow, child.input, seed=ids.child_seed(run.seed, child.child_id), now=now,
                 deadline_at=child.deadline_at, detached=child.detached, tags=child.tags, terms=child.terms,
@@ -162,15 +165,15 @@ class Writer:
         self.busy = False
         taken: list[ChildStart] = []
         if rows:
-            begun = {row[1] for row in rows if row[0] == "child"}
+            begun = [row[1] for row in rows if row[0] == "child"]
             if any(row[0] == "stale" for row in rows):
                 self._lost()
                 return
-            taken = [child for child in self._inserting if child.child_id not in begun]
-        elif self._inserting:
-            taken = self._inserting
-        if self._inserting:
-            self._inserting = []
+            taken = [child for child in self.inserting if not _first(child.child_id, begun)]
+        elif self.inserting:
+            taken = self.inserting
+        if self.inserting:
+            self.inserting = []
         try:
             written(taken)
         except BaseException as problem:  # noqa: BLE001 - see `guard`
@@ -190,3 +193,16 @@ class Writer:
     def _resend(self, record: Record, written: Written) -> None:
         if not self._closed:
             self.send(record, written)
+
+
+def _first(child_id: str, begun: list[str]) -> bool:
+    """Whether a start has inserted its child: of several with one id in a commit only the first has."""
+    if child_id not in begun:
+        return False
+    begun.remove(child_id)
+    return True
+
+
+def _children_of(requests: Iterable[Request]) -> dict[str, str]:
+    """The ids of the children that these wait for, each with the key of the last who does."""
+    return {request.child_id: request.key for request in requests if isinstance(request, ChildRequest)}

@@ -6,8 +6,7 @@ import asyncio
 
 from perdure.codec.failure import encode_error
 from perdure.engine.drive import Driver
-from perdure.engine.machine import ChildStart
-from perdure.engine.request import child_topic
+from perdure.engine.request import ChildStart, child_topic
 from perdure.errors import StartConflict, StoreError
 from perdure.model.run import Message
 from perdure.model.status import Status
@@ -19,7 +18,7 @@ from perdure.store.store import Store
 
 async def look_at_taken(store: Store, driver: Driver, child: ChildStart) -> None:
     """
-    Look who has the child's id, and tell `driver.child_taken`; or leave its run a message, if that is not driven now.
+    Look who has the child's id, and tell `driver.child_taken`; or leave its run a message, if nobody waits there now.
 
     Raises:
         StoreError: The store cannot say now, and may be asked again.
@@ -28,7 +27,8 @@ async def look_at_taken(store: Store, driver: Driver, child: ChildStart) -> None
     try:
         message = await end_of_taken(store, driver.run.number, child)
         # Who replays the run looks again at ids that it has chosen, see `doubtful`; its own are hardly ever taken.
-        if message is not None and message.child_id is None and not child.chosen and driver.state != "driving":
+        waits = driver.state == "driving" and child.key in driver.machine.wanted
+        if message is not None and message.child_id is None and not child.chosen and not waits:
             await store.apply(_letter(driver.run.id, message, store.clock.now()))
             message = None
     except Exception as error:
@@ -36,13 +36,13 @@ async def look_at_taken(store: Store, driver: Driver, child: ChildStart) -> None
             raise
         loop.call_soon(driver.crash, error)
     else:
-        loop.call_soon(driver.child_taken, message)
+        loop.call_soon(driver.child_taken, child, message)
 
 
 def _letter(run_id: str, message: Message, now: int) -> Operation:
     """The refusal of a child's start, for the inbox of its parent."""
     operation = Operation(makes_due=True)
-    operation.add("send", run_id, message.topic, None, message.error, now)
+    operation.add("send", run_id, message.topic, message.key, message.error, now)
     operation.add("wake_id", run_id, message.topic, now)
     return operation
 
@@ -56,7 +56,7 @@ async def end_of_taken(store: Store, parent: int, child: ChildStart) -> Message 
 
     Returns:
         The end of the child when it is the parent's own after all, None while it has not ended; a failure when it is
-        somebody else's. None of them is in the inbox.
+        somebody else's. None of them is in the inbox; their key is that of the call, which alone they are for.
     """
     row = await find_run(store, child.child_id)
     topic = child_topic(child.child_id)
@@ -64,8 +64,8 @@ async def end_of_taken(store: Store, parent: int, child: ChildStart) -> Message 
     if row is not None:
         same = unpin(row.workflow)[0] == unpin(child.workflow)[0]
         if row.parent == parent and same:
-            end = Message(parent, 0, topic, None, None, 0, row.status, row.output, row.error, row.id)
+            end = Message(parent, 0, topic, child.key, None, 0, row.status, row.output, row.error, row.id)
             return end if row.finished else None
         problem = "another parent" if same else f"the workflow {row.workflow!r}"
     error = encode_error(StartConflict(child.child_id, problem))
-    return Message(parent, 0, topic, None, None, 0, Status.FAILED, None, error, None)
+    return Message(parent, 0, topic, child.key, None, 0, Status.FAILED, None, error, None)

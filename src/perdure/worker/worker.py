@@ -14,8 +14,8 @@ from perdure.codec.payload import Payloads
 from perdure.engine.cadence import Cadence
 from perdure.engine.definition import LONE, Registry
 from perdure.engine.drive import Driver
-from perdure.engine.machine import ChildStart
 from perdure.engine.observer import Observer
+from perdure.engine.request import ChildStart
 from perdure.errors import StoreClosed, StoreError
 from perdure.model.entry import Entry
 from perdure.model.limits import Limits

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from perdure.engine.request import ChildRequest, ReceiveRequest, StepRequest, TimerRequest
+from perdure.engine.request import ChildRequest, ChildStart, ReceiveRequest, StepRequest, TimerRequest
 from perdure.engine.waits import CANCEL, PAUSE, Waits
 from perdure.model.run import Message
 
@@ -35,7 +35,7 @@ class Run:
 
     def next(self):
         found = self.waits.next_message(self.machine)
-        return found and (found[0].id, found[1])
+        return found and (found[0].id, *found[1])
 
 
 @pytest.fixture
@@ -43,8 +43,12 @@ def run():
     return Run()
 
 
-def message(number, topic="signal:go"):
-    return Message(1, number, topic, None, None, 0, None, None, None, None)
+def message(number, topic="signal:go", key=None, child_id=None):
+    return Message(1, number, topic, key, None, 0, None, None, None, child_id)
+
+
+def start(key, child_id):
+    return ChildStart(key, child_id, "w", "", None, detached=False, tags=(), chosen=True)
 
 
 def test_times_come_due_earliest_first(run):
@@ -122,11 +126,55 @@ def test_a_new_request_under_an_old_key_is_another_one(run):
     assert run.next() == (1, again)
 
 
+def test_a_childs_end_is_for_all_who_wait_for_it(run):
+    """The second of two calls with one id would wait for ever (I8)."""
+    first, gone, third, _ = run.child("1", "c"), run.child("2", "c"), run.child("3", "c"), run.child("4", "d")
+    run.settle(gone)
+    run.waits.deliver([message(5, "child:c")])
+    assert run.next() == (5, first, third)
+    assert run.next() is None
+
+
+def test_what_is_said_to_one_call_is_for_it_alone(run):
+    """The refusal of one call would be told to another that waits for the same id."""
+    run.child("1", "c")
+    run.waits.deliver([message(0, "child:c", "2")])
+    assert run.next() is None
+    second = run.child("2", "c")
+    assert run.next() == (0, second)
+
+
+def test_a_childs_end_waits_until_it_is_known_whose_it_is(run):
+    """A call whose start is refused would get the end of a child that is another's."""
+    first, second = run.child("1", "c"), run.child("2", "c")
+    assert run.waits.ask(start("2", "c"))
+    assert not run.waits.ask(start("2", "c")), "once"
+    run.waits.deliver([message(5, "child:c")])
+    assert run.next() is None
+    run.waits.answered("2", message(0, "child:c", "2"))
+    assert run.next() == (0, second)
+    run.settle(second)
+    assert run.next() == (5, first)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_an_end_that_was_found_is_told_unless_a_message_tells_it(run, told):
+    """The message of a child's end would stay in the inbox, as what was found was told instead (I9)."""
+    first = run.child("1", "c")
+    run.waits.ask(start("1", "c"))
+    if told:
+        run.waits.deliver([message(5, "child:c", child_id="c")])
+    run.waits.answered("1", message(0, "child:c", "1", child_id="c"))
+    assert run.next() == (5 if told else 0, first)
+    run.settle(first)
+    assert run.waits.mailbox == []
+
+
 @pytest.mark.parametrize("topic", [CANCEL, PAUSE])
 def test_requests_to_stop_need_nobody_who_asks(run, topic):
     """A run that waits for something else could not be cancelled or paused."""
     run.waits.deliver([message(1, "signal:other"), message(2, topic)])
-    assert run.next() == (2, None)
+    assert run.next() == (2,)
     assert [found.id for found in run.waits.mailbox] == [1]
 
 
