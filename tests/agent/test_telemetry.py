@@ -47,7 +47,7 @@ def journal(tmp_path):
     found = []
 
     async def main(clock):
-        app = App(f"sqlite:///{tmp_path / 'telemetry.db'}", clock=clock, synchronous="OFF")
+        app = App(f"sqlite:///{tmp_path / 'telemetry.db'}", clock=clock, synchronous="NORMAL")
         app.workflow(everything)
         async with app:
             run = await app.start("everything", id="r")

@@ -34,7 +34,7 @@ class Desk:
 
     def app(self, *workflows, cached_runs=0, worker=None, **settings) -> App:
         options = WorkerOptions(lease=86_400, cached_runs=cached_runs, **worker or {})
-        app = App(store_url(self.path), clock=self.clock, worker=options, synchronous="OFF", **settings)
+        app = App(store_url(self.path), clock=self.clock, worker=options, synchronous="NORMAL", **settings)
         for workflow in workflows:
             app.workflow(workflow)
         return app

@@ -42,7 +42,7 @@ class Office:
 
     def app(self, *workflows, worker=None, **settings) -> App:
         options = WorkerOptions(**{"lease": 30, "cached_runs": 0, **(worker or {})})
-        app = App(self.url, clock=self.clock, worker=options, synchronous="OFF", **settings)
+        app = App(self.url, clock=self.clock, worker=options, synchronous="NORMAL", **settings)
         for workflow in workflows:
             app.workflow(workflow)
         return app

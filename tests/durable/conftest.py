@@ -50,7 +50,7 @@ class Place:
 
     def app(self, *, lease=86_400, cached_runs=0, **settings) -> App:
         worker = WorkerOptions(lease=lease, cached_runs=cached_runs)
-        more = {} if self.kind == "postgres" else {"synchronous": "OFF"}
+        more = {} if self.kind == "postgres" else {"synchronous": "NORMAL"}
         return App(self.url, clock=self.clock, changes=self._changes, worker=worker, **more, **settings)
 
     @asynccontextmanager

@@ -82,7 +82,7 @@ class Lab:
     def app(self, *workflows, lease=86_400, cached_runs=0, options=None, **settings) -> App:
         worker = WorkerOptions(lease=lease, cached_runs=cached_runs, **options or {})
         settings = {"clock": self.clock, "changes": self.changes, **settings}
-        app = App(store_url(self.path), worker=worker, synchronous="OFF", **settings)
+        app = App(store_url(self.path), worker=worker, synchronous="NORMAL", **settings)
         for workflow in workflows:
             fn, more = workflow if isinstance(workflow, tuple) else (workflow, {})
             if isinstance(fn, Flow):

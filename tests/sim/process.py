@@ -63,7 +63,7 @@ class Process(Lane):
         self._poked = False
         self.app = App(
             f"sqlite:///{world.path}", worker=worker, clock=VirtualClock(world.loop, START + skew),
-            changes=self.changes, inline_only=True, synchronous="OFF", probe=self._probe, limits=world.limits,
+            changes=self.changes, inline_only=True, synchronous="NORMAL", probe=self._probe, limits=world.limits,
         )  # fmt: skip
         self.app.queue(world.queue.name, **{name: getattr(world.queue, name) for name in QUEUE_LIMITS})
         self.flows = world.register(self)

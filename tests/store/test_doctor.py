@@ -47,7 +47,7 @@ def make(path) -> None:
     """A database with runs of every sort, and no worker any more."""
 
     async def main(clock):
-        app = App(f"sqlite:///{path}", clock=clock, limits=Limits(inline_bytes=100), synchronous="OFF")
+        app = App(f"sqlite:///{path}", clock=clock, limits=Limits(inline_bytes=100), synchronous="NORMAL")
         app.workflow(flow)
         async with app:
             kinds = {"done": "", "failed": "fail", "sleeper": "sleep", "parent": "call"}

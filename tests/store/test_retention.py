@@ -38,7 +38,7 @@ def play(tmp_path):
         async def virtual(clock):
             worker, limits = WorkerOptions(lease=10 * DAY, cached_runs=0), Limits(inline_bytes=50)
             url = f"sqlite:///{tmp_path / 'retention.db'}"
-            app = App(url, clock=clock, worker=worker, limits=limits, synchronous="OFF")
+            app = App(url, clock=clock, worker=worker, limits=limits, synchronous="NORMAL")
             for workflow in (leaf, tree):
                 app.workflow(workflow)
             async with app:

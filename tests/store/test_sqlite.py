@@ -74,10 +74,11 @@ def test_full_is_what_one_gets_without_asking(tmp_path):
     close(store)
 
 
-def test_an_unknown_durability_is_refused(tmp_path):
-    """A misspelt option would be taken for the weakest."""
-    with pytest.raises(InvalidOption):
-        store_on(tmp_path / "a.db", synchronous="full")
+@pytest.mark.parametrize("synchronous", ["full", "OFF", 2])
+def test_an_unknown_durability_is_refused(tmp_path, synchronous):
+    """A misspelt option would be taken for the weakest, and SQLite's OFF would lose commits without a word."""
+    with pytest.raises(InvalidOption, match="is neither FULL nor NORMAL"):
+        store_on(tmp_path / "a.db", synchronous=synchronous)
 
 
 def test_reading_connections_cannot_write(tmp_path):

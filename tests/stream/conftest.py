@@ -26,7 +26,7 @@ class Place:
 
     def app(self, **settings) -> App:
         worker = settings.pop("worker", None) or WorkerOptions(lease=86_400, cached_runs=0)
-        return App(self.url, clock=self.clock, synchronous="OFF", worker=worker, **settings)
+        return App(self.url, clock=self.clock, synchronous="NORMAL", worker=worker, **settings)
 
     def play(self, main, *, working=False, **settings):
         """Run a coroutine function with an open app and a client of its streams."""

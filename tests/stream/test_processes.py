@@ -59,7 +59,7 @@ def writing(place, count=1):
 
 @asynccontextmanager
 async def reading(place):
-    async with App(place.url, synchronous="OFF").connected() as app:
+    async with App(place.url, synchronous="NORMAL").connected() as app:
         yield app
 
 

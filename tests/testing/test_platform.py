@@ -33,7 +33,7 @@ class Perdure:
 
     async def _open(self):
         options = WorkerOptions(lease=30, cached_runs=0, hold=0.1)
-        self.app = App(f"sqlite:///{self.path}", clock=self.clock, worker=options, synchronous="OFF")
+        self.app = App(f"sqlite:///{self.path}", clock=self.clock, worker=options, synchronous="NORMAL")
         for name, fn in self.workflows.items():
             self.app.workflow(name=name)(fn)
         await self.app.__aenter__()

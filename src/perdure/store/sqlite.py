@@ -63,7 +63,7 @@ class SqliteStore(BaseStore[SqliteCommitter]):
         changes: Changes | None = None,
         probe: Probe | None = None,
     ) -> None:
-        if synchronous not in ("FULL", "NORMAL", "OFF"):
+        if synchronous not in ("FULL", "NORMAL"):
             option = "synchronous"
             raise InvalidOption(option, f"{synchronous!r} is neither FULL nor NORMAL")
         super().__init__(path, clock=clock, limits=limits, changes=changes, probe=probe)

@@ -115,7 +115,7 @@ class PostgresPlace(Place):
         assert not findings, findings
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             path = f"{folder}/copy.db"
-            store = SqliteStore(path, clock=SystemClock(), limits=Limits(), synchronous="OFF")
+            store = SqliteStore(path, clock=SystemClock(), limits=Limits(), synchronous="NORMAL")
             store.open()
             store.abandon()
             database = apsw.Connection(path)

@@ -40,7 +40,7 @@ class SqliteFile:
 
     def store(self, **options) -> SqliteStore:
         """A new store on this kind's database, not connected yet."""
-        options = {"synchronous": "OFF", "clock": StillClock(), "limits": Limits(), **options}
+        options = {"synchronous": "NORMAL", "clock": StillClock(), "limits": Limits(), **options}
         return SqliteStore(self.path, **options)
 
     def open(self, **options) -> SqliteStore:
