@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perdure.codec.failure import decode_error, message_of
 from perdure.codec.payload import Payloads
@@ -11,8 +11,10 @@ from perdure.engine.loop import RunTask
 from perdure.engine.request import Request, StepRequest
 from perdure.errors import ChildFailed, PerdureError, RunCancelled, StartConflict
 from perdure.model.entry import Entry, Kind
-from perdure.model.run import Message
 from perdure.model.status import Status
+
+if TYPE_CHECKING:
+    from perdure.model.run import Message
 
 
 class Failure:
