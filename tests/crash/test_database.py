@@ -21,7 +21,8 @@ RUNS = int(os.environ.get("PERDURE_CRASH_RUNS", "90"))
 """How many runs each load has; more for a longer torture."""
 JOBS = RUNS // 2
 """How many of a queue go with them, in a few seconds as its rate has it."""
-LIMITS = {"concurrency": 4, "per_key": 2, "per_worker": 3, "rate": Rate(16, per=0.5)}
+RATE = Rate(16, per=0.5)
+LIMITS = {"concurrency": 4, "per_key": 2, "per_worker": 3, "rate": RATE}
 SHORT_LEASE = {"lease": 1.0}
 OUTAGE_S = 4.0
 
@@ -131,6 +132,7 @@ def _under_load(
     assert queued.expect("ended", 100) == {f"job-{i}": i for i in range(JOBS)}
     held = place.most_held("narrow")
     assert (held.in_all <= 4, held.of_key <= 2, held.of_worker <= 3) == (True, True, True), held
+    assert place.most_spent("narrow", RATE) <= RATE.limit
     for child in workers:
         assert child.alive, str(child)
     place.all_leave(workers)

@@ -39,6 +39,7 @@ def test_limits_of_a_queue_hold_while_workers_are_killed(any_place: Place, seed:
     held = place.most_held("narrow")
     assert (held.in_all <= 12, held.of_key <= 4, held.of_worker <= 5) == (True, True, True), held
     assert held.in_all > 5, "it was to be used by several workers"
+    assert [place.most_spent("narrow", rate) <= rate.limit for rate in rates] == [True, True]
     place.all_leave(workers)
     place.check_all_ended()
     place.check_deeds(most=DEATHS + 1)
@@ -91,6 +92,7 @@ def test_starts_that_belong_together_stay_so_while_everybody_is_killed(any_place
     assert max(map(len, batches)) == 5
     weights = place.rows("select weight from perdure_runs where queue = 'together'")
     assert sorted(weight for (weight,) in weights) == sorted(map(len, batches))
+    assert place.most_spent("together", rate) <= rate.limit
 
     typed = "select output from perdure_runs where workflow = 'typed' order by number"
     inputs = [json.loads(output) for (output,) in place.rows(typed)]

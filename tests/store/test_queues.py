@@ -478,3 +478,12 @@ def test_a_claim_reads_as_little_of_a_long_line_as_of_a_short_one(file_db):
         writer.trace_v2(0, None)
         steps[size] = sum(spent)
     assert 0 < steps[3_000] <= 1.1 * steps[10]
+
+
+def test_a_claim_with_an_old_time_finds_what_was_spent(db):
+    """A worker whose clock is a moment behind, or whose claim is sent again, would give out a window's slots twice."""
+    make(db, Queue("q", rate=Rate(2, per=60)))
+    put(db, *"abcdef", now=WINDOW)
+    assert names(claim(db, 1, now=WINDOW + MINUTE - 1)) == ["a", "b"]
+    assert names(claim(db, 1, now=WINDOW + MINUTE, most=1)) == ["c"]
+    assert claim(db, 2, now=WINDOW + MINUTE - 1) == []

@@ -12,6 +12,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection, forkserver
 from pathlib import Path
@@ -22,6 +23,7 @@ import apsw
 from crashkit import roles
 from crashkit.check import SETUP, check, check_deeds
 from crashkit.diary import Deed, read
+from perdure import Rate
 from perdure.clock import SystemClock
 from perdure.model.limits import Limits
 from perdure.store.sqlite import SqliteStore
@@ -265,6 +267,14 @@ class Place:
     def most_held(self, queue: str) -> Held:
         """The most slots of a queue that were held when one was given out."""
         return Held(*self.rows("select max(in_all), max(of_key), max(of_worker) from held where queue = ?", queue)[0])
+
+    def most_spent(self, queue: str, rate: Rate) -> int:
+        """The most weight that got slots in one full window of a rate."""
+        windows: Counter[tuple[int, str]] = Counter()
+        got = "select slot_at, queue_key, weight from perdure_runs where queue = ? and slot_at is not null"
+        for at, key, weight in self.rows(got, queue):
+            windows[at // rate.period, key if rate.per_key else ""] += min(weight, rate.limit)
+        return max(windows.values())
 
     def all_leave(self, workers: Iterable[Child]) -> None:
         """Let workers go, as a deploy does."""
