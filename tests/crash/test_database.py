@@ -23,6 +23,7 @@ JOBS = RUNS // 2
 """How many of a queue go with them, in a few seconds as its rate has it."""
 RATE = Rate(16, per=0.5)
 LIMITS = {"concurrency": 4, "per_key": 2, "per_worker": 3, "rate": RATE}
+ALIVE = "select 1 from perdure_workers where pid = ? and state = 'alive'"
 SHORT_LEASE = {"lease": 1.0}
 OUTAGE_S = 4.0
 
@@ -92,15 +93,14 @@ def test_an_outage_longer_than_the_leases_loses_nothing(own_place: PostgresPlace
 def test_stopped_workers_under_load_wake_after_their_take_over_and_lose_nothing(shared_place: PostgresPlace):
     """A worker that wakes in the midst of its work would write behind its successor (I1)."""
     place, chance, stops = shared_place, random.Random(1), 4
-    alive = "select 1 from perdure_workers where pid = ? and state = 'alive'"
 
     def disturb(workers: list[Child]) -> None:
         for turn in range(stops):
             _wait_for_share(place, (turn + 0.5) / stops)
             victim = chance.choice(workers)
-            place.until(lambda victim=victim: place.rows(alive, victim.pid), "its new identity")
+            place.until(lambda victim=victim: place.rows(ALIVE, victim.pid), "its new identity")
             victim.stop()
-            place.until(lambda victim=victim: not place.rows(alive, victim.pid), "the take-over")
+            place.until(lambda victim=victim: not place.rows(ALIVE, victim.pid), "the take-over")
             victim.wake()
 
     _under_load(place, disturb, most=stops + 1, worker=SHORT_LEASE)
@@ -126,6 +126,8 @@ def _under_load(
     queued = place.start(roles.queue_load, runs=JOBS, keys=3, limits=LIMITS, **config)
     queued.expect("begun")
     workers = [place.start(roles.worker, worker=worker or {}, **config) for _ in range(2)]
+    for child in workers:
+        place.until(lambda pid=child.pid: place.rows(ALIVE, pid), "its registration")
     disturb(workers)
     place.check()
     assert driver.expect("ended", 100) == {f"mixed-{i}": roles.mixed_result(i) for i in range(RUNS)}

@@ -56,6 +56,8 @@ class EventReader:
         Raises:
             TooLong: One takes more than `most` bytes.
         """
+        if not chunk:
+            return []
         if self._returned:  # the last chunk has ended with a line's end, of which this may be the second half
             chunk = chunk.removeprefix(b"\n")
         self._returned = chunk.endswith(b"\r")

@@ -1,7 +1,7 @@
 """Reading a stream of server-sent events."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from perdure.turn.sse import EventReader, ServerSentEvent, TooLong
@@ -23,6 +23,7 @@ EVENTS = [
 ]
 
 
+@example(cuts=[127, 127])
 @given(cuts=st.lists(st.integers(0, len(STREAM.encode())), max_size=20))
 def test_events_are_the_same_however_they_come(cuts):
     """An event would be lost, halved or joined with another where a packet ends."""
