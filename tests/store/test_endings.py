@@ -209,6 +209,14 @@ def test_an_owner_cancels_a_child_that_it_no_longer_waits_for(db):
     assert [(message.topic, message.data) for message in db.mail("c")] == [("control:cancel", '"why"')]
 
 
+def test_a_strangers_run_with_the_childs_id_is_not_cancelled(db):
+    """A child's id that was taken would end whoever has it, when the parent gives up the call."""
+    db.worker()
+    row, stranger = db.owned("p"), db.queued("c", due_at=NOW + 99)
+    assert db.write(row, ("cancel", "c", '"why"', NOW + 5)) == []
+    assert (db.row("c"), db.mail("c")) == (stranger, [])
+
+
 @pytest.mark.parametrize("parent_first", [True, False])
 def test_a_child_that_parks_in_the_batch_that_cancels_it_is_due(db, parent_first):
     """A child would sleep on though its parent has ended (I8)."""

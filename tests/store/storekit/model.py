@@ -298,7 +298,7 @@ class Model:
 
     def ask_child(self, id, parent, epoch, data, now):
         row = self.by_id(id)
-        asked = row and row["status"] not in TERMINAL and self.owned(parent, epoch)
+        asked = row and row["parent"] == parent and row["status"] not in TERMINAL and self.owned(parent, epoch)
         return self._ask([row] if asked else [], "control:cancel", data, now)
 
     def _children(self, run, epoch):
@@ -441,7 +441,8 @@ class Model:
         list(self._cancel(self._children(run, epoch), now))
 
     def cancel_child(self, id, parent, epoch, now):
-        if self.owned(parent, epoch):
+        row = self.by_id(id)
+        if row and row["parent"] == parent and self.owned(parent, epoch):
             list(self.cancel(id, now))
 
     def pause_idle(self, id, epoch, reason):

@@ -114,11 +114,11 @@ where parent = :run and detached = 0 and status in ('queued', 'running', 'waitin
   and exists (select 1 from perdure_runs p where p.number = :run and p.epoch = :epoch and p.owner is not null);
 
 -- name: ask_child(tag, id, parent, epoch, data, now)
--- The owner of another run asks this one to end.
+-- The owner of its parent asks this run to end; a stranger's that has the child's id is left alone.
 insert into perdure_inbox (run, topic, data, sent_at)
 select number, 'control:cancel', :data, :now
 from perdure_runs
-where id = :id and status not in ('completed', 'failed', 'cancelled')
+where id = :id and parent + 0 = :parent and status not in ('completed', 'failed', 'cancelled')
   and exists (select 1 from perdure_runs p where p.number = :parent and p.epoch = :epoch and p.owner is not null)
 returning :tag, 'asked', run;
 
@@ -126,7 +126,7 @@ returning :tag, 'asked', run;
 update perdure_runs
 set status = case status when 'compensating' then status else 'cancelling' end, reason = null,
   due_at = case when owner is null then :now end, slot = case slot when 1 then 0 else slot end, rank = null
-where id = :id and status in ('queued', 'running', 'waiting', 'paused', 'compensating')
+where id = :id and parent + 0 = :parent and status in ('queued', 'running', 'waiting', 'paused', 'compensating')
   and exists (select 1 from perdure_runs p where p.number = :parent and p.epoch = :epoch and p.owner is not null);
 
 -- name: release(run, epoch, now)
