@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable
 
-COMPANY = 21
+COMPANY = 22
 """So many entries share a commit when much comes."""
 MUCH = 1_700
 """Entries a second from which on they do; of fewer, fewer wait for each other, and less long."""
