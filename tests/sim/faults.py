@@ -63,6 +63,7 @@ class Chaos:
 
     def heal(self, process: Process) -> None:
         """What lasts is over for this process."""
+        process.troubled_at = self.world.loop.time() if process.troubled else process.troubled_at
         process.sickness, process.sick_share = "", 0.0
         process.fuse = process.commit_fuse = None
         process.refusing = False
@@ -82,6 +83,10 @@ class Chaos:
         self.schedule.append(f"{world.loop.time():10.6f} step {world.loop.steps:5} {victim.name}: {kind}")
         world.note(victim, f"FAULT {kind}")
         getattr(self, f"_{kind.removesuffix('_client')}")(victim)
+        self._struck(victim)
+
+    def _struck(self, victim: Process) -> None:
+        victim.troubled_at = max(self.world.loop.time(), victim.frozen_until)
 
     def stalls_at_end(self, process: Process, number: int) -> bool:
         """Perhaps this process, about to store the end of a run, stalls until another worker has just claimed it."""
@@ -91,6 +96,7 @@ class Chaos:
         process.awaits_rival = number
         process.frozen_until = self.world.loop.time() + 3 * self.world.lease
         self._lease_over(process)
+        self._struck(process)
         return True
 
     # --------------------------------------------------------------------------------- kinds of faults
@@ -121,6 +127,7 @@ class Chaos:
         self.world.loop.call_later(until, self._well, victim, context=self.world.loop.world.context)
 
     def _well(self, victim: Process) -> None:
+        victim.troubled_at = self.world.loop.time()
         victim.sickness, victim.sick_share = "", 0.0
 
     def _refuse(self, victim: Process) -> None:

@@ -72,6 +72,9 @@ class SimLoop(VirtualLoop):
     Attributes:
         steps: Callbacks run so far.
         before_step: Called before a callback of a process runs.
+        before_rest: Called when everything waits, with the time at which something goes on.
+        acted: When a process has last done something.
+        answers_by: When the last call in a thread is answered.
         problems: Errors that nobody handled.
     """
 
@@ -82,6 +85,8 @@ class SimLoop(VirtualLoop):
         self.lanes: list[Lane] = [self.world]
         self.steps = 0
         self.before_step: Callable[[Lane], None] | None = None
+        self.before_rest: Callable[[float], None] | None = None
+        self.acted = self.answers_by = 0.0
         self.problems: list[str] = []
         self._kept: set[asyncio.Task[Any]] = set()
 
@@ -103,6 +108,7 @@ class SimLoop(VirtualLoop):
 
     def _allowed(self, lane: Lane) -> bool:
         self.steps += 1
+        self.acted = self._virtual
         if self.before_step is not None:
             self.before_step(lane)
         if lane.fuse is not None:
@@ -130,7 +136,10 @@ class SimLoop(VirtualLoop):
         if not times:
             problem = "everything waits and no timer is set"
             raise Deadlock(problem)
-        self._virtual = max(self._virtual, min(times))
+        until = max(self._virtual, min(times))
+        if self.before_rest is not None:
+            self.before_rest(until)
+        self._virtual = until
         while timers and timers[0]._when <= self._virtual:
             handle = heapq.heappop(timers)
             handle._scheduled = False
@@ -164,7 +173,9 @@ class SimLoop(VirtualLoop):
                 outcome: tuple[Callable[[Any], None], Any] = (future.set_exception, error)
             else:
                 outcome = (future.set_result, result)
-            self.call_later(self.chance.choice((0.0, 0.01, 0.2)), finish, *outcome)
+            delay = self.chance.choice((0.0, 0.01, 0.2))
+            self.answers_by = max(self.answers_by, self.time() + delay)
+            self.call_later(delay, finish, *outcome)
 
         def finish(settle: Callable[[Any], None], value: Any) -> None:
             if not future.done():

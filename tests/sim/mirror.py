@@ -192,6 +192,11 @@ class Mirror:
         number = self.numbers.get(run_id)
         return None if number is None else self.runs[number]
 
+    def last(self, run_id: str) -> int:
+        """The seq of the last durable entry of a run, 0 for none."""
+        facts = self.facts[self.numbers[run_id]] if run_id in self.numbers else []
+        return facts[-1].seq if facts else 0
+
     def _append(
         self, number: int, seq: int, kind: str, key: str, at: int, data: str | None, attempt: int | None
     ) -> None:

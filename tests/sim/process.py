@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import apsw
 from tests.sim.loop import Killed, Lane
 
 from perdure import App, WorkerOptions, current_step
+from perdure.engine.writer import RETRY_COMMIT_S
 from perdure.errors import StoreError, StoreUnavailable
 from perdure.store.changes import Changes
-from perdure.store.operation import Done, Operation
+from perdure.store.operation import Done, Operation, Row
 from perdure.store.record import Record
 from perdure.testing.time import START, VirtualClock
 from perdure.worker.worker import Worker
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
 
 SICKNESSES = {"busy": apsw.BusyError, "full": apsw.FullError, "io": apsw.IOError}
 MILLISECOND = 1_000
+FALLBACK_S = max(RETRY_COMMIT_S) + 1.0
+"""So long after a fault everything that it made fail has been tried again."""
+SLOW = frozenset({"start", "claim", "claim_lone"})
+"""What takes its time where the store's answers do; nobody relies on an order among these."""
 QUEUE_LIMITS = ("concurrency", "per_key", "per_worker", "while_waiting", "rate")
 
 
@@ -44,6 +51,12 @@ class Process(Lane):
         sickness: What commits fail with, and reads when it is "read".
         refusing: Whether the next thing that a run has to store alone is refused for good.
         awaits_rival: The run whose end it was about to store when it froze, until another worker claims that run.
+        slowness: Decides how long the answers of the store take to come; None for no time.
+        skew: Microseconds that its clock is ahead.
+        troubled_at: When it has last had a fault, or will have had it.
+        asked: Of which runs it was last judged whether it could claim them, and when.
+        orphans: When it could first have known of a run or delivery that its owner is dead, by name, epoch and owner.
+        awaited: What somebody waits for in it; each says what there is that was not told, if anything.
     """
 
     def __init__(self, world: World, name: str, *, worker: WorkerOptions | None, version: int, skew: int) -> None:
@@ -57,6 +70,12 @@ class Process(Lane):
         self.commit_fuse: tuple[int, str] | None = None
         self.refusing = False
         self.awaits_rival: int | None = None
+        self.slowness = Random(f"{world.slowness}:{name}") if world.slowness else None
+        self.skew = skew
+        self.troubled_at = float("-inf")
+        self.asked: tuple[Any, ...] = ()
+        self.orphans: dict[tuple[str, int, int], float] = {}
+        self.awaited: dict[object, Callable[[], str]] = {}
         self.ready = False
         self.leaving = False
         self.worker: Worker | None = None
@@ -86,6 +105,12 @@ class Process(Lane):
             self.world.note(self, f"could not start: {error}")
             self.die("no start")
             return
+        self._hinder()
+        self.ready = True
+        self.world.note(self, f"is up as worker {self.number}")
+
+    def _hinder(self) -> None:
+        """Let its store fail, stall and take its time."""
         store = self.app.client.store
         select = store.select
 
@@ -93,7 +118,11 @@ class Process(Lane):
             if self.sickness == "read" and self.world.chance.random() < self.sick_share:
                 problem = "simulated: the disk cannot be read"
                 raise StoreUnavailable(problem)
-            return await select(sql, parameters)
+            found = await select(sql, parameters)
+            if self.slowness is not None:
+                # What happens meanwhile is news for whoever reads, and other answers may overtake this one.
+                await asyncio.sleep(self._slowly())
+            return found
 
         submit = store.submit
 
@@ -104,6 +133,11 @@ class Process(Lane):
                 and self.world.chaos.stalls_at_end(self, operation.number)
             ):
                 self.world.loop.call_soon(submit_late, operation, done, context=self.context)
+            elif self.slowness is not None and not SLOW.isdisjoint(name for name, _ in operation.lines):
+                # As on a server: it takes time to come there, and the answer comes behind the news of later commits.
+                self.world.loop.call_later(
+                    self._slowly(), submit_late, operation, lambda *answer: self._answer_late(done, *answer)
+                )
             else:
                 submit(operation, done)
 
@@ -115,8 +149,13 @@ class Process(Lane):
 
         store.select = sick_select  # type: ignore[method-assign]
         store.submit = stalling_submit  # type: ignore[method-assign]
-        self.ready = True
-        self.world.note(self, f"is up as worker {self.number}")
+
+    def _slowly(self) -> float:
+        assert self.slowness is not None
+        return self.slowness.choice((0.0, 0.005, 0.03))
+
+    def _answer_late(self, done: Done, rows: list[Row], error: Exception | None) -> None:
+        self.world.loop.call_later(self._slowly(), done, rows, error)
 
     async def leave(self) -> None:
         """Stop in good order."""
@@ -161,6 +200,29 @@ class Process(Lane):
         worker = self.worker or self.app.worker
         return bool(worker and worker.statistics["driven"])
 
+    def now(self, at: float) -> int:
+        """What its clock says at this time of the loop."""
+        return START + self.skew + round(at * 1_000_000)
+
+    @property
+    def troubled(self) -> bool:
+        """Whether it has a fault that lasts."""
+        return bool(self.sickness or self.refusing or self.frozen_until > self.world.loop.time())
+
+    def well(self, at: float) -> bool:
+        """Whether it does at this time what it should: it is up, stays, and has got over its last fault."""
+        return self.ready and not self.troubled and self.troubled_at + FALLBACK_S <= at
+
+    @contextlib.contextmanager
+    def awaits(self, owed: Callable[[], str]) -> Iterator[None]:
+        """Inside, somebody waits in this process."""
+        token = object()
+        self.awaited[token] = owed
+        try:
+            yield
+        finally:
+            del self.awaited[token]
+
     # --------------------------------------------------------------------------------------- commits
     def _probe(self, place: str, batch: Sequence[Operation]) -> None:
         world = self.world
@@ -177,7 +239,7 @@ class Process(Lane):
                 raise sick("simulated")
             self._burn_at("before")
             if self.refusing and len(batch) == 1 and isinstance(batch[0], Record) and batch[0].body is None:
-                self.refusing = False
+                self.refusing, self.troubled_at = False, world.loop.time()
                 problem = "simulated"
                 raise apsw.ConstraintError(problem)
 

@@ -10,6 +10,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from tests.sim.mirror import rows
+
 from perdure.errors import PerdureError
 from perdure.model.entry import ENDINGS, Kind
 from perdure.stream.options import StreamOptions
@@ -17,11 +19,12 @@ from perdure.stream.server import StreamServer
 from perdure.turn import TurnResult, follow
 
 if TYPE_CHECKING:
-    from tests.sim.mirror import Run
+    from tests.sim.mirror import Fact, Run
     from tests.sim.process import Process
     from tests.sim.talks import Talk
     from tests.sim.world import World
 
+CHUNKS = "select count(*) from perdure_chunks c join perdure_streams s on s.number = c.stream where s.name = ?"
 WAYS = ("python", "sse", "sse", "long-poll", "catch-up")
 
 
@@ -102,7 +105,8 @@ class Reader:
 
     async def _serve(self, serve: Callable[..., Any], process: Process, line: Line) -> None:
         try:
-            await serve(process, line)
+            with process.awaits(lambda: self._owed(line)):
+                await serve(process, line)
         except (PerdureError, asyncio.CancelledError):
             pass
         finally:
@@ -193,13 +197,28 @@ class Reader:
         if closed:
             self.done = "closed", None
 
+    def _owed(self, line: Line) -> str:
+        """What is durable, and not told on this line; empty when nothing is."""
+        mirror = self.world.mirror
+        if line.ended.is_set() or self.done is not None:
+            return ""
+        if not self.turn:
+            durable = rows(mirror.connection, CHUNKS, self.name)[0][0]
+            return (
+                f"{self.name} has {durable} chunks, and a reader {len(self.told)}" if durable > len(self.told) else ""
+            )
+        facts = mirror.facts[mirror.numbers[self.name]] if self.name in mirror.numbers else []
+        news = [fact for fact in facts if fact.seq > (self.told[-1][0] if self.told else 0)]
+        if self.python:
+            news = [fact for fact in news if fact.kind in ENDINGS or _shown(fact)]
+        return f"a reader of {self.name} has {self.told[-1:]}, and there are {news}" if news else ""
+
     # ------------------------------------------------------------------------------------- what was told
     def _hear(self, place: Any, what: Any) -> None:
         if self.done is not None or (self.told and place <= self.told[-1][0]):
             self.world.wrong(f"a reader of {self.name} got {what} at {place} after {self.told[-1:]}, {self.done}")
         if self.turn:
-            run = self.world.mirror.run(self.name)
-            durable = self.world.mirror.facts[run.number][-1].seq if run else 0
+            durable = self.world.mirror.last(self.name)
             if place > durable:
                 self.world.wrong(f"I2: a reader of {self.name} got {what} at {place}, and durable is {durable}")
         self.told.append((place, what))
@@ -253,3 +272,8 @@ class Reader:
         kind, value = self.done
         right = kind == run.status and (kind != "completed" or value == self.result(run))
         return "" if right else f"it was told {self.done} of {run.status} with {run.output}"
+
+
+def _shown(fact: Fact) -> bool:
+    """Whether who follows a turn in Python is told of an entry."""
+    return fact.kind == Kind.STEP_EMITTED and json.loads(fact.data or "{}")["topic"] in {"event", "void"}

@@ -11,11 +11,13 @@ from tests.sim.run import simulate
 
 from perdure.client import restart
 from perdure.engine.current import StepInfo
+from perdure.engine.drive import Driver
 from perdure.engine.loop import RunFuture, RunTask
 from perdure.engine.steps import Steps
 from perdure.engine.writer import Writer
 from perdure.errors import PerdureError
-from perdure.outbox.deliverer import _Delivery
+from perdure.outbox.deliverer import Deliverer, _Delivery
+from perdure.store.changes import Changes
 from perdure.store.queries import statements
 from perdure.store.record import Record
 from perdure.stream.offset import Offset
@@ -23,7 +25,11 @@ from perdure.stream.source import Page, RunSource
 from perdure.stream.tails import Tails
 from perdure.turn import Turn
 from perdure.turn.log import Log
+from perdure.worker import worker
+from perdure.worker.lanes import Lanes
+from perdure.worker.pace import Pace
 from perdure.worker.parked import Parked
+from perdure.worker.worker import Worker
 
 pytestmark = [
     pytest.mark.sim,
@@ -192,6 +198,120 @@ def do_again_only_what_was_done_last(patch):
     patch.setattr(restart, "cut_before_names", lambda _id, history, _names: history[-2].seq)
 
 
+def say_nothing_of_what_a_commit_here_has_made_due(patch):
+    def committed(self: Changes, *news: Any, due: bool, **more: Any) -> None:
+        original(self, *news, due=due and more.get("elsewhere", False), **more)
+
+    original = Changes.committed
+    patch.setattr(Changes, "committed", committed)
+
+
+def say_nothing_of_messages_that_a_commit_here_has_stored(patch):
+    def committed(self: Changes, changed: Any, ended: Any, _mail: Any, **more: Any) -> None:
+        original(self, changed, ended, set(), **more)
+
+    original = Changes.committed
+    patch.setattr(Changes, "committed", committed)
+
+
+def say_nothing_of_what_a_commit_here_has_ended(patch):
+    def committed(self: Changes, changed: Any, _ended: Any, mail: Any, **more: Any) -> None:
+        original(self, changed, {}, mail, **more)
+
+    original = Changes.committed
+    patch.setattr(Changes, "committed", committed)
+
+
+def put_a_look_off(patch):
+    def look_at(self: Pace, at: int) -> None:
+        before, self._alarm = self._alarm, None
+        original(self, at)
+        kept, dropped = (before, self._alarm) if _when(before) > _when(self._alarm) else (self._alarm, before)
+        self._alarm = kept
+        if dropped is not None:
+            dropped.cancel()
+
+    original = Pace.look_at
+    patch.setattr(Pace, "look_at", look_at)
+
+
+def _when(alarm: Any) -> float:
+    return -1.0 if alarm is None else alarm.when()
+
+
+def look_at_the_first_due_time_only(patch):
+    patch.setattr(Pace, "_ring", lambda self: self._look())
+
+
+def look_again_a_little_late(patch):
+    original = Pace.look_at
+    patch.setattr(Pace, "look_at", lambda self, at: original(self, at + 400_000))
+
+
+def do_not_look_when_a_place_is_given_back(patch):
+    def unreserve(self: Worker) -> None:
+        self._reserved -= 1
+
+    patch.setattr(Worker, "unreserve", unreserve)
+
+
+def do_not_look_when_a_run_has_left_its_place(patch):
+    def left(self: Worker, driver: Any) -> None:
+        look, self._look = self._look, lambda: None
+        original(self, driver)
+        self._look = look
+
+    original = Worker.left
+    patch.setattr(Worker, "left", left)
+
+
+def do_not_look_again_after_a_claim_that_came_too_soon(patch):
+    def claimed(self: Worker, *answer: Any) -> None:
+        self._look_again = False
+        original(self, *answer)
+
+    original = Worker._claimed
+    patch.setattr(Worker, "_claimed", claimed)
+
+
+def do_not_ask_a_queue_again_that_gave_something(patch):
+    patch.setattr(Lanes, "found", lambda *_: False)
+
+
+def ring_a_driver_once(patch):
+    def wake(self: Driver) -> None:
+        alarm, self._alarm = self._alarm, Silent()
+        original(self)
+        self._alarm = alarm
+
+    class Silent:
+        def set(self, at: Any) -> None:
+            pass
+
+        def clear(self) -> None:
+            pass
+
+    original = Driver._wake
+    patch.setattr(Driver, "_wake", wake)
+
+
+def drop_a_delivery_that_came_during_a_look(patch):
+    def look(self: Deliverer) -> None:
+        if not self._looking:
+            original(self)
+
+    original = Deliverer._look
+    patch.setattr(Deliverer, "_look", look)
+
+
+def try_a_sink_again_when_something_else_happens(patch):
+    patch.setattr(Deliverer, "_look_in", lambda *_: None)
+
+
+def look_for_the_dead_half_as_often(patch):
+    patch.setattr(worker, "next_look", lambda _leases, _clock, longest: longest * 2)
+
+
 MUTANTS = [
     forget_who_delivers, take_deliveries_from_the_living, forget_events_that_come_while_others_are_told,
     go_on_behind_an_event_that_failed, buy_the_same_batch_again, do_again_only_what_was_done_last,
@@ -206,6 +326,16 @@ MUTANTS = [
 ]  # fmt: skip
 
 
+OF_PROMPTNESS = [
+    say_nothing_of_what_a_commit_here_has_made_due, say_nothing_of_messages_that_a_commit_here_has_stored,
+    say_nothing_of_what_a_commit_here_has_ended, put_a_look_off, look_at_the_first_due_time_only,
+    look_again_a_little_late, do_not_look_when_a_place_is_given_back, do_not_look_when_a_run_has_left_its_place,
+    do_not_look_again_after_a_claim_that_came_too_soon, do_not_ask_a_queue_again_that_gave_something,
+    ring_a_driver_once, drop_a_delivery_that_came_during_a_look, try_a_sink_again_when_something_else_happens,
+    look_for_the_dead_half_as_often,
+]  # fmt: skip
+
+
 OF_READERS = [
     supersede_what_was_said_without_a_word, keep_what_is_void_from_readers,
     close_a_journal_before_it_is_read_to_its_end, do_not_look_when_another_process_has_committed,
@@ -214,12 +344,17 @@ OF_READERS = [
 
 
 SHOWN_BY = {
-    park_without_a_look_at_the_inbox: 46, forget_who_delivers: 43, leave_the_children_of_a_failed_run_alone: 39,
-    never_tell_a_driver_that_it_lost_the_run: 22, take_deliveries_from_the_living: 19, hash_tasks_by_their_address: 10,
-    buy_the_same_batch_again: 10, do_again_only_what_was_done_last: 10, append_for_whoever_asks: 9,
-    finish_for_whoever_asks: 9, go_on_with_a_parked_coroutine_whatever_happened_meanwhile: 8,
-    drop_what_could_not_be_stored: 5, let_a_producer_write_that_was_replaced: 92, log_what_a_source_tells_again: 17,
-    keep_what_is_void_from_readers: 16,
+    forget_who_delivers: 7303, do_not_look_when_a_place_is_given_back: 88,
+    do_not_look_again_after_a_claim_that_came_too_soon: 73, leave_the_children_of_a_failed_run_alone: 39,
+    never_tell_a_driver_that_it_lost_the_run: 36, park_without_a_look_at_the_inbox: 20,
+    log_what_a_source_tells_again: 17, keep_what_is_void_from_readers: 16, drop_what_could_not_be_stored: 13,
+    do_not_look_when_a_run_has_left_its_place: 11, hash_tasks_by_their_address: 10, buy_the_same_batch_again: 10,
+    do_again_only_what_was_done_last: 10, drop_a_delivery_that_came_during_a_look: 9, put_a_look_off: 7,
+    let_a_producer_write_that_was_replaced: 6, say_nothing_of_messages_that_a_commit_here_has_stored: 4,
+    ring_a_driver_once: 4, take_runs_over_without_counting_them: 3, do_not_see_who_stands_in_line: 3,
+    append_for_whoever_asks: 2, finish_for_whoever_asks: 2, say_nothing_of_what_a_commit_here_has_made_due: 2,
+    take_deliveries_from_the_living: 1, do_not_see_that_a_key_is_full: 1, do_not_wake_on_a_signal: 1,
+    say_nothing_of_what_a_commit_here_has_ended: 1, look_for_the_dead_half_as_often: 1,
 }  # fmt: skip
 """Seeds that have shown them, tried first to save time; when the cards are dealt anew, the search begins at 0."""
 
@@ -245,3 +380,11 @@ def test_a_missing_safety_of_readers_is_noticed(mutate, monkeypatch):
     """If it failed, the simulation would stay green while readers lose words, get some twice, or wait for ever."""
     mutate(monkeypatch)
     assert noticed(mutate, talking=True)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mutate", OF_PROMPTNESS)
+def test_a_lost_wake_up_is_noticed(mutate, monkeypatch):
+    """If it failed, what is heard late, since a later poll or sweep mends it, would not be seen."""
+    mutate(monkeypatch)
+    assert noticed(mutate)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from tests.sim import programs, stages, talks, workflows
+from tests.sim import programs, prompt, stages, talks, workflows
 from tests.sim.faults import Chaos
 from tests.sim.loop import SimLoop
 from tests.sim.mirror import Mirror
@@ -80,6 +80,7 @@ class World:
         violations: Invariants that did not hold, in words.
         bodies: Who began each attempt, by (run, round, key, attempt); `ends`: what they returned.
         undoable: The steps that have a compensation, by (run, round, key).
+        slowness: What the time is drawn from that the store's answers take; empty where they take none.
         says: How many words each step emits, by the same.
         asked: How often the batches of pipelines were asked for.
         turns: How many each turn says that has come to its end, by the same.
@@ -113,6 +114,7 @@ class World:
             concurrency=rng.choice((1, 2, 5, 100)), cached_runs=rng.choice((0, 1, 100)), lease=self.lease,
             hold=rng.choice((0.0, 0.1, 2.0)), drain=rng.choice((0.05, 2.0)), most_takeovers=rng.choice((3, 5, 10)),
         )  # fmt: skip
+        self.slowness = Random(f"{seed}:slowness").choice(("", f"{seed}"))
         self.limits = Limits(inline_bytes=rng.choice((40, 300, 32_768)))
         limits = Random(f"{seed}:queue")
         self.queue = Queue(
@@ -134,6 +136,7 @@ class World:
         self.pipelines = [] if talking else stages.draw(Random(f"{seed}:stages"))
         self.chaos = Chaos(self, Random(f"{seed}:chaos"))
         self.loop.before_step = self.chaos.before_step
+        self.loop.before_rest = lambda until: prompt.judge(self, until)
         self.supervising = True
 
     def _plan(self, run_id: str) -> Plan:
@@ -367,10 +370,16 @@ class World:
             await self.insist(lambda process: process.app.client.resume(run_id))
 
     async def _await_result(self, plan: Plan) -> None:
-        """Wait for the result in the client's process, which never dies."""
+        """Wait for the result in the client's process, which never dies, or in one that perhaps drives the run."""
+        here = self._in_client if Random(f"{plan.at}:waits").random() < 0.5 else self.insist
+
+        async def wait(process: Process) -> Any:
+            with process.awaits(lambda: self._end_of(plan)):
+                return await process.app.handle(plan.id, plan.workflow).result()
+
         while True:
             try:
-                value = await self._in_client(lambda client: client.app.handle(plan.id, plan.workflow).result())
+                value = await here(wait)
             except (RunNotFound, StoreError):
                 await asyncio.sleep(1)
             except RunError as error:
@@ -380,16 +389,25 @@ class World:
                 plan.seen.append(("completed", value))
                 return
 
+    def _end_of(self, plan: Plan) -> str:
+        run = self.mirror.run(plan.id)
+        return f"{plan.id} is {run.status}" if run is not None and run.ended else ""
+
     async def _tail(self, plan: Plan) -> None:
         """Follow the journal from a cursor; every entry must come once, in order."""
         after = 0
 
+        def owed() -> str:
+            last = self.mirror.last(plan.id)
+            return f"{plan.id} has {last} entries, and a follower got {after}" if last > after else ""
+
         async def follow(client: Process) -> None:
             nonlocal after
-            async for event in client.app.handle(plan.id).events(after=after):
-                if event.seq <= after:
-                    self.wrong(f"a follower of {plan.id} got entry {event.seq} after {after}")
-                after = event.seq
+            with client.awaits(owed):
+                async for event in client.app.handle(plan.id).events(after=after):
+                    if event.seq <= after:
+                        self.wrong(f"a follower of {plan.id} got entry {event.seq} after {after}")
+                    after = event.seq
 
         while True:
             try:
@@ -398,8 +416,7 @@ class World:
                 await asyncio.sleep(1)
             else:
                 break
-        facts = self.mirror.facts[self.mirror.numbers[plan.id]]
-        last = facts[-1].seq if facts else 0
+        last = self.mirror.last(plan.id)
         if after != last:
             self.wrong(f"a follower of {plan.id} stopped at entry {after} of {last}")
 

@@ -34,7 +34,7 @@ class Tails:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: dict[int, set[Tail]] = {}
+        self._waiting: dict[int, dict[Tail, None]] = {}  # each stream's in the order in which they came
         self._pages: dict[tuple[int, Offset, int, object], asyncio.Future[Page]] = {}
         self.count = 0
         self._heads: dict[int, int] = {}
@@ -48,7 +48,7 @@ class Tails:
             self._store.changes.on_change(self._changed)
         self.count += 1
         tail = Tail(self, watched)
-        self._waiting.setdefault(watched, set()).add(tail)
+        self._waiting.setdefault(watched, {})[tail] = None
         self._store.start_polling()
         return tail
 
@@ -57,7 +57,7 @@ class Tails:
         there = self._waiting.get(tail.watched)
         if there and tail in there:
             self.count -= 1
-            there.remove(tail)
+            del there[tail]
             if not there:
                 del self._waiting[tail.watched]
                 self._heads.pop(tail.watched, None)
