@@ -123,19 +123,58 @@ async def two_workflows_and_the_other_first(ctx: Context) -> list:
     return [await told(first.result()), found]
 
 
-CONFLICTS = [two_workflows, two_workflows_later, two_workflows_and_the_other_first]
+async def two_inputs(ctx: Context) -> list:
+    return await asyncio.gather(told(ctx.call("slow", 20.0, id="x")), told(ctx.call("slow", 5.0, id="x")))
+
+
+async def two_inputs_later(ctx: Context) -> list:
+    first, second = await ctx.start("slow", 20.0, id="x"), await ctx.start("slow", 5.0, id="x")
+    await ctx.sleep(60)
+    return [await told(first.result()), await told(second.result())]
+
+
+async def two_inputs_and_the_other_first(ctx: Context) -> list:
+    first, second = await ctx.start("slow", 20.0, id="x"), await ctx.start("slow", 5.0, id="x")
+    await ctx.step("between", lambda: None)
+    found = await told(second.result())
+    return [await told(first.result()), found]
+
+
+async def another_workflow_behind_the_end(ctx: Context) -> list:
+    first = await ctx.start("slow", 20.0, id="x")
+    await ctx.sleep(60)
+    found = await told(ctx.call("at_once", 20.0, id="x"))
+    return [await told(first.result()), found]
+
+
+async def other_input_behind_the_end(ctx: Context) -> list:
+    first = await ctx.start("slow", 20.0, id="x")
+    await ctx.sleep(60)
+    found = await told(ctx.call("slow", 5.0, id="x"))
+    return [await told(first.result()), found]
+
+
+async def other_input_behind_the_result(ctx: Context) -> list:
+    return [await told(ctx.call("slow", 20.0, id="x")), await told(ctx.call("slow", 5.0, id="x"))]
+
+
+CONFLICTS = [
+    two_workflows, two_workflows_later, two_workflows_and_the_other_first, two_inputs, two_inputs_later,
+    two_inputs_and_the_other_first, another_workflow_behind_the_end, other_input_behind_the_end,
+    other_input_behind_the_result,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("cached", [0, 10])
 @pytest.mark.parametrize("program", CONFLICTS)
-def test_two_workflows_under_one_id(lab, program, cached):
-    """The refusal of one call would be told to the other, or be lost, or the child's end be told to both."""
+def test_two_children_under_one_id(lab, program, cached):
+    """A refusal would be told to the other call, or be lost, or the child's end be told to both, who want others."""
     ended = lab.finish(program, others=[slow, at_once], settings={"cached_runs": cached})
     assert ended.value == [20.0, "conflict x"]
 
 
 @pytest.mark.parametrize("program", CONFLICTS)
-def test_two_workflows_under_one_id_whatever_dies(perdure_kit, program):
+def test_two_children_under_one_id_whatever_dies(perdure_kit, program):
     """A worker that dies would take the refusal with it."""
     assert perdure_kit.crash_everywhere(program.__name__).result == [20.0, "conflict x"]
 
@@ -184,5 +223,40 @@ def test_the_end_is_taken_once(lab):
             assert ended.value == [20.0, 20.0, 20.0]
             assert await lab.sql(app, "select topic from perdure_inbox") == []
             assert [finding for finding in await app.client.doctor() if finding.severity != "note"] == []
+
+    lab.play(main)
+
+
+def test_another_round_with_other_input(lab):
+    """What begins anew with other input would get the result of the round before."""
+
+    async def flow(ctx: Context, n: int, found: list) -> list:
+        found.append(await told(ctx.call("at_once", float(n), id="x")))
+        if n > 1:
+            ctx.continue_as_new(n - 1, found)
+        return [*found, await told(ctx.call("at_once", 2.0, id="x"))]
+
+    assert lab.finish(flow, 2, [], others=[at_once]).value == [2.0, "conflict x", 2.0]
+
+
+@pytest.mark.parametrize("cached", [0, 10])
+def test_newer_code_keeps_the_child_that_was_started(lab, cached):
+    """A deploy that changes what a child is given would take the parent's own child from it."""
+    given = 20.0
+
+    async def flow(ctx: Context) -> list:
+        child = await ctx.start("slow", given, id="x")
+        await ctx.sleep(60)
+        return [await told(child.result()), await told(ctx.call("slow", 20.0, id="x"))]
+
+    async def main():
+        nonlocal given
+        async with lab.worker(flow, slow, cached_runs=cached) as app:
+            run_id = (await app.start("flow")).id
+            await asyncio.sleep(30)
+        given = 7.0
+        async with lab.worker(flow, slow, cached_runs=cached) as app:
+            ended = await lab.ended(app, run_id, "flow")
+            assert ended.value == [20.0, 20.0]
 
     lab.play(main)

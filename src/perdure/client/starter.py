@@ -25,7 +25,7 @@ from perdure.model.run import Claimed, RunRow
 from perdure.model.start import Debounce, Dedupe
 from perdure.model.status import Status
 from perdure.model.version import unpin
-from perdure.store.load import load_run, resolve
+from perdure.store.load import load_first_input, load_run
 from perdure.store.operation import Operation, Row
 from perdure.store.record import shelve
 from perdure.store.store import Database
@@ -241,8 +241,7 @@ class Starter(ABC, Generic[H]):
         there, wanted = row.workflow, definition.stored_as
         if there != wanted and (version is not None or unpin(there)[0] != definition.name):
             raise StartConflict(run_id, f"the workflow {there!r} instead of {wanted!r}")
-        first = row.input if row.first_input is None else row.first_input
-        if not same_json(self.payloads.open(await resolve(self.store, first)), text):
+        if not same_json(self.payloads.open(await load_first_input(self.store, row)), text):
             problem = "other input"
             raise StartConflict(run_id, problem)
 

@@ -53,6 +53,14 @@ def fingerprint(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     return blake2b(data, digest_size=8).hexdigest()
 
 
+def input_fingerprint(text: str) -> str | None:
+    """A short name of a run's input, given as JSON text; as `fingerprint`."""
+    try:
+        return fingerprint((ANY.decode(text, "A text"),), {})
+    except InvalidInput:
+        return None
+
+
 def same_json(a: str, b: str) -> bool:
     """Whether two JSON texts hold the same data, the order of keys aside; 1, 1.0 and true all differ."""
     if a == b:

@@ -35,7 +35,7 @@ from perdure.errors import (
 from perdure.model.run import End, RunRow, WorkerRow
 from perdure.model.status import Status
 from perdure.store.changes import Waiter
-from perdure.store.load import find_run, load_journal, resolve
+from perdure.store.load import find_run, load_first_input, load_journal, resolve
 from perdure.worker.lone import LoneRun
 from perdure.worker.register import gone
 
@@ -237,7 +237,7 @@ class Call(Generic[R]):
         if row.workflow != LONE:
             raise StartConflict(self._id, f"the workflow {row.workflow!r} instead of a function of run_durable")
         store, payloads = self._client.store, self._client.payloads
-        stored = await resolve(store, row.input if row.first_input is None else row.first_input)
+        stored = await load_first_input(store, row)
         (recorded,), _ = self._workflow.call.decode(payloads.open(stored))
         (given,), _ = self._workflow.call.decode(self._workflow.call.encode((self._manifest,), {}))
         hashes = canonical_hash(recorded), canonical_hash(given)

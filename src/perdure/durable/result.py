@@ -42,7 +42,7 @@ class StepRecord:
         attempts: How many attempts a step took; 1 for the others.
         value: Its result as plain data.
         error: Why it failed, with its class if that is loaded here.
-        fingerprint: Hash of a step's arguments.
+        fingerprint: Hash of a step's arguments, or of the input of a child with a chosen id.
     """
 
     key: str

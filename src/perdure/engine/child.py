@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypedDict, TypeVar
 
 from perdure import ids
 from perdure.clock import some_micros
+from perdure.codec.canonical import input_fingerprint
 from perdure.engine.definition import Registry, Workflow
 from perdure.engine.ledger import Rider, first_remarks, ride
 from perdure.engine.loop import RunFuture
@@ -132,20 +133,22 @@ def start_child(machine: Machine, registry: Registry, workflow: Any, args: tuple
     child_id = ids.child_run_id(run.id, run.generation, key) if own_id is None else ids.check_id("run id", own_id)
     limit = timeout if timeout is not None else definition.settings.timeout
     # Made before the start is noted, on replay too: input that is refused must leave no entry.
+    text = definition.call.encode(args, {})
     start = ChildStart(
         key,
         child_id,
         definition.stored_as,
-        machine.payloads.seal(definition.call.encode(args, {}), f"The input of {definition.name}"),
+        machine.payloads.seal(text, f"The input of {definition.name}"),
         None if limit is None else machine.now() + some_micros(limit, "timeout"),
         options.get("detached", False),
         ids.check_tags(options.get("tags", ())),
         own_id is not None,
         definition.terms(options.get("queue"), options.get("key", ""), options.get("priority", 0)),
+        None if own_id is None else input_fingerprint(text),
     )
     remarks = first_remarks(machine.payloads, options.get("annotations", ()))
     data = json.dumps({"id": child_id, "workflow": definition.stored_as})
-    recorded = machine.note(Kind.CHILD_STARTED, key, data)
+    recorded = machine.note(Kind.CHILD_STARTED, key, data, start.fingerprint)
     if recorded is None:
         machine.children.append(start)
         for remark in remarks:
@@ -154,7 +157,7 @@ def start_child(machine: Machine, registry: Registry, workflow: Any, args: tuple
         child_id = json.loads(recorded.data or data)["id"]
         if start.chosen:
             # What was found out about its id is not recorded before its end is.
-            machine.doubted[key] = start._replace(child_id=child_id)
+            machine.doubted[key] = start._replace(child_id=child_id, fingerprint=recorded.fingerprint)
     return Child(machine, key, child_id, definition)
 
 

@@ -280,7 +280,7 @@ class Context:
 
         Raises:
             ChildFailed: It failed or was cancelled; its own error is in ``cause``.
-            StartConflict: The id given belongs to another run.
+            StartConflict: The id given belongs to another run, or to a child with other input.
         """
         compensate = options.pop("compensate", None)
         if compensate is not None and options.get("detached"):

@@ -206,7 +206,7 @@ class Driver:
         """Deliver what can be observed, one message at a time; each may change what is waited for."""
         machine = self.machine
         while machine.divergence is None and not machine.done and not self._exclusive:
-            found = self._waits.next_message(machine)
+            found = self._waits.next_message(machine, self._writer.inserting)
             if found is None:
                 break
             message, requests = found

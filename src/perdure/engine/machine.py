@@ -279,7 +279,7 @@ class Machine:
         self.request(request)
         return request.future
 
-    def note(self, kind: str, key: str, data: str | None = None) -> Entry | None:
+    def note(self, kind: str, key: str, data: str | None = None, fingerprint: str | None = None) -> Entry | None:
         """
         Say what the workflow asks for.
 
@@ -288,7 +288,7 @@ class Machine:
             next commit.
         """
         if not self.replaying:
-            self._append(kind, key, self.time, data)
+            self._append(kind, key, self.time, data, fingerprint=fingerprint)
             return None
         entry = self._history[self._position]
         if entry.kind != kind or entry.key != key:

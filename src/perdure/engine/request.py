@@ -137,6 +137,7 @@ class ChildStart(NamedTuple):
         detached: Whether it outlives a failed or cancelled parent.
         chosen: Whether the user chose its id, which may then be taken.
         terms: On which it goes through a queue.
+        fingerprint: Of the input, where the id is chosen: another run of the parent's own may have been given it.
     """
 
     key: str
@@ -148,6 +149,7 @@ class ChildStart(NamedTuple):
     tags: tuple[str, ...]
     chosen: bool
     terms: Terms = NO_TERMS
+    fingerprint: str | None = None
 
 
 def child_topic(child_id: str) -> str:

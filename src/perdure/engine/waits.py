@@ -99,10 +99,17 @@ class Waits:
         if message is not None and (message.child_id is None or not told):
             self._put(message)
 
-    def next_message(self, machine: Machine) -> tuple[Message, list[Request]] | None:
-        """The first message that can be observed now, with the requests that it settles; none for control."""
+    def next_message(self, machine: Machine, starting: list[ChildStart]) -> tuple[Message, list[Request]] | None:
+        """
+        The first message that can be observed now, with the requests that it settles; none for control.
+
+        Args:
+            starting: Starts that are being committed: the answer tells whose run has the id.
+        """
+        asked = set(self.asked.values())
+        asked.update(child_topic(child.child_id) for child in (*machine.children, *starting) if child.chosen)
         for place, message in enumerate(self.mailbox):
-            found = self._settled_by(message, machine)
+            found = [] if message.topic in asked and message.key is None else self._settled_by(message, machine)
             if found or message.topic in {CANCEL, PAUSE}:
                 del self.mailbox[place]
                 return message, found
@@ -125,7 +132,7 @@ class Waits:
                     found.append(request)
         elif message.key is not None:
             found += [request for request in requests if request.key == message.key]
-        elif message.topic not in self.asked.values():
+        else:
             found += requests
             requests.clear()
         return [request for request in found if wanted.get(request.key) is request]

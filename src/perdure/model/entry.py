@@ -79,7 +79,7 @@ class Entry(NamedTuple):
         data: Payload as stored: JSON text, sealed text, or a blob's name; None when there is none.
         started_at: When the attempt that it reports was begun.
         attempt: Number of that attempt, from 1.
-        fingerprint: Hash of the step's arguments, checked on replay.
+        fingerprint: Hash of the step's arguments, checked on replay; or of the input of a child with a chosen id.
     """
 
     seq: int

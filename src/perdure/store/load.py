@@ -31,6 +31,11 @@ async def load_run(store: Database, run_id: str) -> RunRow:
     return row
 
 
+async def load_first_input(store: Database, row: RunRow) -> str:
+    """What a run was first started with, as sealed: what another start of its id is compared with."""
+    return await resolve(store, row.input if row.first_input is None else row.first_input)
+
+
 async def load_messages(store: Store, numbers: list[int]) -> dict[int, list[Message]]:
     """The untaken messages of these runs, by run, oldest first."""
     found: dict[int, list[Message]] = {}
