@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from tests.sim import outbox, programs, stages, talks
 from tests.sim.mirror import Fact, Run, present, rows
 
+from perdure.codec.loaded import name_of
 from perdure.engine.definition import LONE
+from perdure.errors import StartConflict
 from perdure.model.entry import Kind
 
 if TYPE_CHECKING:
@@ -203,6 +205,8 @@ def _asked_to_end(world: World, parent: Run, children: Sequence[Run]) -> None:
 
 
 def _child_ended(world: World, parent: Run, fact: Fact, child: Run | None) -> None:
+    if fact.kind == Kind.CHILD_FAILED and (fact.data or "").startswith(f'{{"type":"{name_of(StartConflict)}"'):
+        return  # the call was refused; which ones may be, the program's result says
     if child is None or not child.ended:
         world.wrong(f"{parent.id} saw the end of a child that has not ended: {fact}, {child}")
     elif (child.status == "completed") != (fact.kind == Kind.CHILD_COMPLETED):

@@ -78,12 +78,12 @@ class Listener:
         """What one process calls."""
 
         async def hear(event: Event) -> None:
-            mood = self._mood(event)
+            mood, worker = self._mood(event), process.number
             await asyncio.sleep(10 if mood > 1 - self.refuses / 4 else self.delay)
-            self._hear(process, event, mood)
+            self._hear(process, worker, event, mood)
 
         def hear_plainly(event: Event) -> None:
-            self._hear(process, event, self._mood(event))
+            self._hear(process, process.number, event, self._mood(event))
 
         return hear_plainly if self.plain else hear
 
@@ -91,13 +91,13 @@ class Listener:
         self.tries[event.id] += 1
         return 0.5 if self.healthy else Random(f"{self.seed}:{event.id}:{self.tries[event.id]}").random()
 
-    def _hear(self, process: Process, event: Event, mood: float) -> None:
+    def _hear(self, process: Process, worker: int, event: Event, mood: float) -> None:
         if mood < self.refuses:
             raise Flaky(event.id)
         world, heard = self.world, self.told.setdefault(event.run_id, [])
         world.note(process, f"{self.name} hears {event.id}")
         owner = rows(world.mirror.connection, OWNER, self.name, event.run_id)
-        told = Told(event.seq, process, process.number, owner == [(process.number,)])
+        told = Told(event.seq, process, worker, owner == [(worker,)])
         for before in heard:
             if before.seq == event.seq and before.rightful and told.rightful and not self._lost(before):
                 names = before.process.name, process.name

@@ -102,7 +102,7 @@ class Process(Lane):
             else:
                 await self.app.__aenter__()
         except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor starts another
-            self.world.note(self, f"could not start: {error}")
+            self.world.note(self, f"could not start: {type(error).__name__}")  # its message may name the folder
             self.die("no start")
             return
         self._hinder()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -130,10 +131,18 @@ class Draw:
 
     def _spawn(self, depth: int) -> Node:
         rng = self.rng
-        return {
+        node: Node = {
             "do": "spawn", "part": self.node(depth), "between": self.node(0), "detached": rng.random() < 0.4,
             "awaited": rng.random() < 0.6,
         }  # fmt: skip
+        # Chance of its own, so that the programs of all seeds stay as they are but for this.
+        chance = Random(json.dumps(node))
+        if not node["detached"] and chance.random() < 0.5:
+            node |= {
+                "do": "twice", "id": chance.randrange(1_000_000), "await": chance.choice(("both", "first", "second")),
+                "other": chance.random() < 0.3,
+            }  # fmt: skip
+        return node
 
     def _map(self, depth: int) -> Node:
         rng = self.rng
@@ -204,6 +213,10 @@ def expected(node: Node) -> Any:  # noqa: C901, PLR0911 - one line for each kind
         return expected(node["part"])
     if do == "spawn":
         return [expected(node["part"]) if node["awaited"] else "not awaited", expected(node["between"])]
+    if do == "twice":
+        between = expected(node["between"])
+        ends = (expected(node["part"]), "child cancelled", "child failed")
+        return OneOf(tuple([end, "conflict" if node["other"] else end, between] for end in ends))
     if do == "flow":
         return "child failed" if node["fail"] else [node["value"] * 2 + 1] * (5 if node["pipeline"] else 4)
     if do == "map":
@@ -251,7 +264,7 @@ def listens(node: Node) -> set[str]:
     """The signals that a program's own run, not its children, may wait for."""
     names = {node["name"]} if node["do"] == "receive" else set()
     below = [*node.get("parts", ()), *(node[part] for part in ("between", "new", "old", "last") if part in node)]
-    if node["do"] not in {"call", "spawn"} and "part" in node:
+    if node["do"] not in {"call", "spawn", "twice"} and "part" in node:
         below.append(node["part"])
     for part in below:
         names |= listens(part)

@@ -13,7 +13,9 @@ from perdure.client import restart
 from perdure.engine.current import StepInfo
 from perdure.engine.drive import Driver
 from perdure.engine.loop import RunFuture, RunTask
+from perdure.engine.machine import Machine
 from perdure.engine.steps import Steps
+from perdure.engine.waits import Waits
 from perdure.engine.writer import Writer
 from perdure.errors import PerdureError
 from perdure.outbox.deliverer import Deliverer, _Delivery
@@ -25,7 +27,7 @@ from perdure.stream.source import Page, RunSource
 from perdure.stream.tails import Tails
 from perdure.turn import Turn
 from perdure.turn.log import Log
-from perdure.worker import worker
+from perdure.worker import children, worker
 from perdure.worker.lanes import Lanes
 from perdure.worker.pace import Pace
 from perdure.worker.parked import Parked
@@ -312,6 +314,25 @@ def look_for_the_dead_half_as_often(patch):
     patch.setattr(worker, "next_look", lambda _leases, _clock, longest: longest * 2)
 
 
+def give_a_child_to_whoever_chooses_its_id(patch):
+    async def any_input(*_: Any) -> bool:
+        return True
+
+    patch.setattr(children, "_has_input", any_input)
+
+
+def tell_of_an_end_before_a_start_is_answered(patch):
+    def next_message(self: Waits, machine: Machine, starting: Any) -> Any:
+        held, machine.children = machine.children, []
+        try:
+            return original(self, machine, [])
+        finally:
+            machine.children = held
+
+    original = Waits.next_message
+    patch.setattr(Waits, "next_message", next_message)
+
+
 MUTANTS = [
     forget_who_delivers, take_deliveries_from_the_living, forget_events_that_come_while_others_are_told,
     go_on_behind_an_event_that_failed, buy_the_same_batch_again, do_again_only_what_was_done_last,
@@ -323,6 +344,7 @@ MUTANTS = [
     go_on_with_a_parked_coroutine_whatever_happened_meanwhile, drop_what_could_not_be_stored,
     give_out_slots_beyond_the_limit, do_not_see_that_a_key_is_full, take_runs_over_without_counting_them,
     do_not_see_who_stands_in_line, claim_a_callers_run_without_a_new_epoch,
+    give_a_child_to_whoever_chooses_its_id, tell_of_an_end_before_a_start_is_answered,
 ]  # fmt: skip
 
 
@@ -344,6 +366,7 @@ OF_READERS = [
 
 
 SHOWN_BY = {
+    give_a_child_to_whoever_chooses_its_id: 33, tell_of_an_end_before_a_start_is_answered: 33,
     forget_who_delivers: 7303, do_not_look_when_a_place_is_given_back: 88,
     do_not_look_again_after_a_claim_that_came_too_soon: 73, leave_the_children_of_a_failed_run_alone: 39,
     never_tell_a_driver_that_it_lost_the_run: 36, park_without_a_look_at_the_inbox: 20,

@@ -29,7 +29,7 @@ from perdure import (
     Transaction,
     current_step,
 )
-from perdure.errors import ChildFailed, ReceiveTimedOut, StepInterrupted, StepTimedOut, StoreError
+from perdure.errors import ChildFailed, ReceiveTimedOut, StartConflict, StepInterrupted, StepTimedOut, StoreError
 from perdure.turn import Event, Turn, TurnResult
 from perdure.turn.producer import produce
 
@@ -256,6 +256,32 @@ class Play:
             value = f"child {failed.status}"
         self.seen += 1
         return [value, between]
+
+    async def do_twice(self, node: Node) -> Any:
+        """Two calls of one child, or of two, under an id of the workflow's choice; a rerun finds the child that was."""
+        job = {"part": node["part"], "round": 1, "rounds": 1}
+        own = f"{self.ctx.run_id}/twice-{node['id']}-{self.job['round']}"
+        first = await self.ctx.start(self.child, job, id=own)
+        between = await self.node(node["between"])
+        second = await self.ctx.start(self.child, {**job, "rounds": 2} if node["other"] else job, id=own)
+
+        async def end(child: Any) -> Any:
+            try:
+                value = await child.result()
+            except StartConflict:
+                value = "conflict"
+            except ChildFailed as failed:
+                value = f"child {failed.status}"
+            self.seen += 1
+            return value
+
+        if node["await"] == "both":
+            ends = await asyncio.gather(end(first), end(second))
+        elif node["await"] == "first":
+            ends = [await end(first), await end(second)]
+        else:
+            ends = [await end(second), await end(first)][::-1]
+        return [*ends, between]
 
     async def do_tell(self, node: Node) -> Any:
         await self.ctx.emit("news", node["value"])
