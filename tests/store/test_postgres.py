@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import json
 import threading
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -13,7 +14,7 @@ from storekit.database import ALL, Database, line, start
 from storekit.kinds import NOW, PostgresSchema, StillClock
 
 from perdure import App, Context, WorkerOptions
-from perdure.errors import InvalidOption, OperationRefused, SchemaMissing, SchemaTooNew, StoreUnavailable
+from perdure.errors import InvalidOption, OperationRefused, SchemaMissing, SchemaTooNew, StoreError, StoreUnavailable
 from perdure.model.limits import Limits
 from perdure.model.queue import Queue
 from perdure.store.choose import behind, schema_sql, shown, store_at
@@ -176,6 +177,20 @@ def test_a_pulse_that_cannot_reach_the_database_says_so_and_tries_again():
         with pytest.raises(StoreUnavailable):
             pulse.beat(1, NOW, NOW)
     pulse.close()
+
+
+def test_a_pulse_that_could_not_beat_leaves_no_connection_behind(pg):
+    """Each worker that ends in trouble would leave its process a socket, and the server a session."""
+    worker = pg.worker("w", lease_until=NOW + 5)
+    pulse = pg.store.pulse()
+    assert pulse.beat(worker, NOW + 1, NOW + 99)
+    pg.sql("alter table perdure_workers rename column lease_until to away")
+    files = len(list(Path("/dev/fd").iterdir()))
+    with pytest.raises(StoreError):
+        pulse.beat(worker, NOW + 2, NOW + 999)
+    pg.sql("alter table perdure_workers rename column away to lease_until")
+    pulse.close()
+    assert len(list(Path("/dev/fd").iterdir())) < files
 
 
 # ----------------------------------------------------------------------------------------- odd values

@@ -49,4 +49,6 @@ class PostgresPulse:
                 self._loop.run_until_complete(connection.close(timeout=1))
             except FAILURES:
                 connection.terminate()
+        # What was terminated closes its socket on the loop's next turn.
+        self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
