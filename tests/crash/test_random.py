@@ -10,13 +10,14 @@ from crashkit.harness import Place
 
 pytestmark = pytest.mark.crash
 
-RUNS = 200
-DEATHS = 15
-SEEDS = int(os.environ.get("PERDURE_CRASH_SEEDS", "2"))
+RUNS = 700
+DEATHS = 52
+"""A minute of dying on Postgres."""
+SEEDS = int(os.environ.get("PERDURE_CRASH_SEEDS", "1"))
 """How many loads on each store; more for a longer torture."""
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", range(1, SEEDS + 1))
 def test_random_deaths_under_load_lose_nothing(any_place: Place, seed: int):
     """Some moment to die, between the named ones, would lose or repeat something."""
@@ -42,7 +43,7 @@ def test_random_deaths_under_load_lose_nothing(any_place: Place, seed: int):
         workers[victim] = place.start(roles.worker)
         workers[victim].expect("ready")
     expected = {f"mixed-{i}": roles.mixed_result(i) for i in range(RUNS)}
-    assert driver.expect("ended", 100) == expected
+    assert driver.expect("ended", 200) == expected
     for worker in workers:
         worker.terminate()
         assert worker.join() == 0, str(worker)
