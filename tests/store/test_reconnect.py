@@ -157,6 +157,17 @@ def test_what_may_have_been_done_is_found_out_whatever_the_next_connections_meet
     assert proxied.kind.proxy.detours == []
 
 
+def test_who_waits_for_an_answer_says_so(proxied, monkeypatch, caplog):
+    """Operators of a database that is away for an hour would see workers that do nothing, and not learn why."""
+    monkeypatch.setattr(lasting, "PATIENCE_S", 0.05)
+    run = proxied.owned()
+    unanswered(proxied, "request", *["53300"] * 5)
+    assert proxied.write(run, ("entries", [entry(1)])) == []
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert 1 <= len(told) <= 4
+    assert all("still without an answer of" in line and "sent away by a test" in line for line in told)
+
+
 def anew(proxied, *detours):
     """The writer connects again, and meets this first."""
     proxied.store._writer.connection.drop()

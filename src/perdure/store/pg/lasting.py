@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from perdure.store.pg.address import Address
 from perdure.store.pg.errors import AGAIN, FAILURES, mapped, passing, state_of, unsure
 
 T = TypeVar("T")
+log = logging.getLogger("perdure.store")
 PATIENCE_S = 10.0
 """How long to try to connect before those who wait are told. What may have been done already is never given up."""
 LONGEST_PAUSE_S = 1.0
@@ -100,6 +102,7 @@ class Lasting:
         What may have been done is asked for as long as it takes, so a call has to tell that it is a repetition.
         """
         begun, pause, unanswered = elapsed(), 0.01, False
+        silent = begun
         while True:
             connection = None
             try:
@@ -120,5 +123,8 @@ class Lasting:
                 self.drop()
                 if self.closed or (not unanswered and elapsed() - begun > PATIENCE_S):
                     raise mapped(error, self._address.where) from error
+                if elapsed() - silent > PATIENCE_S:
+                    log.warning("still without an answer of %s, asking again: %s", self._address.where, error)
+                    silent = elapsed()
                 await asyncio.sleep(pause * (0.5 + ids.jitter()))
                 pause = min(pause * 2, LONGEST_PAUSE_S)
