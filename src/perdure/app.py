@@ -17,7 +17,7 @@ from perdure.engine.annotation import check_context
 from perdure.engine.context import Context
 from perdure.engine.decorator import StepDecorator, WorkflowDecorator, workflow_options
 from perdure.engine.definition import AsyncStep, Registry, Step, StepOptions, SyncStep, Workflow
-from perdure.engine.observer import Observer, joined
+from perdure.engine.observer import Observer, joined, listed
 from perdure.engine.threaded import SyncContext
 from perdure.errors import InvalidOption, StoreClosed
 from perdure.model.check import check_kind
@@ -95,7 +95,7 @@ class App(Face):
         self.url = url
         self.limits = limits or Limits()
         self.worker_options = worker or WorkerOptions()
-        self.observers = tuple(observers)
+        self.observers = listed(observers)
         self._observer = joined(self.observers)
         self.registry = Registry()
         self._options: dict[str, Any] = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from perdure import App, Command, Context, Flow, Pipeline, RunFilter, Webhook
+from perdure.engine.observer import Observer
 from perdure.errors import InvalidName, InvalidOption
 from perdure.turn import ChatOptions
 
@@ -147,6 +148,8 @@ DECLARATIONS = {
     "a place": (lambda _: RunFilter(after="7"), r"^RunFilter\(after\): '7' is not a whole number"),
     "a worker": (lambda _: App(worker=5), r"^worker: 5 is no WorkerOptions"),
     "limits": (lambda _: App(limits=5), r"^limits: 5 is no Limits"),
+    "observers": (lambda _: App(observers=[5]), r"^observers: 5 is no Observer"),
+    "one observer": (lambda _: App(observers=Observer()), r"^observers: .* is no list of"),
     "a codec": (lambda _: App(codec=5), r"^codec: 5 is no Codec"),
     "a clock": (lambda _: App(clock=5), r"^clock: 5 is no Clock"),
     "no name of a file": (lambda _: App("sqlite:///"), r"^url: .* names no file; write sqlite:///"),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from perdure.clock import Clock
+from perdure.errors import InvalidOption
 
 if TYPE_CHECKING:
     import asyncio
@@ -146,7 +147,23 @@ def _hears(observer: Observer, name: str) -> bool:
 TOLD = tuple(name for name, member in vars(Observer).items() if callable(member) and not name.startswith("_"))
 
 
-def joined(observers: Iterable[Observer]) -> Observer | None:
-    """One observer that stands for these; None for none, so that nobody needs to be asked."""
+def listed(observers: object) -> tuple[Observer, ...]:
+    """
+    Those that an app was given.
+
+    Raises:
+        InvalidOption: They are not observers.
+    """
+    option = "observers"
+    if not isinstance(observers, Iterable):
+        raise InvalidOption(option, f"{observers!r} is no list of Observers")
     found = tuple(observers)
-    return Observers(found) if found else None
+    for each in found:
+        if not isinstance(each, Observer):
+            raise InvalidOption(option, f"{each!r} is no Observer")
+    return found
+
+
+def joined(observers: tuple[Observer, ...]) -> Observer | None:
+    """One observer that stands for these; None for none, so that nobody needs to be asked."""
+    return Observers(observers) if observers else None
