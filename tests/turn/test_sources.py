@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from perdure.errors import SourceFailed, SourceGone
+from perdure.errors import InvalidOption, SourceFailed, SourceGone
 from perdure.testing import check_adapter
 from perdure.turn import HttpEvents
+
+SILENCE = object()
 
 
 async def drained(source):
@@ -18,7 +20,11 @@ async def drained(source):
 
 @asynccontextmanager
 async def served(handler):
-    """A little HTTP server; `handler(method, headers)` gives (status, headers, chunks), or cuts the line by raising."""
+    """
+    A little HTTP server; `handler(method, headers)` gives (status, headers, chunks), or cuts the line by raising.
+
+    Where a chunk is SILENCE it says nothing more, and does not end.
+    """
 
     async def serve(reader, writer):
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
@@ -34,6 +40,9 @@ async def served(handler):
                 f"HTTP/1.1 {status} X\r\n{lines}Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
             )
             for chunk in chunks:
+                if chunk is SILENCE:
+                    await reader.read()
+                    raise ConnectionAbortedError
                 data = chunk.encode()
                 writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
                 await writer.drain()
@@ -133,6 +142,31 @@ def test_a_connection_that_breaks_is_made_again():
     events, asked = asyncio.run(main())
     assert [event.id for event in events] == [None, "1", "2", "3", "4", "5", "6"]
     assert [(method, last) for method, _, last in asked] == [("POST", None), ("GET", "2"), ("GET", "4")]
+
+
+def test_a_service_that_falls_silent_is_asked_again():
+    """A service that is gone without a word would keep its turn waiting for ever."""
+
+    async def main():
+        service = Service()
+
+        def silent(method, headers):
+            status, more, chunks = service(method, headers)
+            return status, more, [*list(chunks)[:2], SILENCE] if method == "POST" else chunks
+
+        async with served(silent) as url:
+            return await drained(HttpEvents(url, done="done", silence=0.2).start("k")), service.asked
+
+    events, asked = asyncio.run(main())
+    assert [event.id for event in events] == [None, "1", "2", "3", "4", "5", "6"]
+    assert [method for method, *_ in asked] == ["POST", "GET"]
+
+
+@pytest.mark.parametrize("silence", [0, -1, "soon"])
+def test_a_silence_that_is_none(silence):
+    """Each connection would count as broken at once."""
+    with pytest.raises(InvalidOption, match="silence"):
+        HttpEvents("http://localhost", silence=silence)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from perdure.clock import SECOND, some_micros
 from perdure.errors import SourceFailed, SourceGone
 from perdure.model.check import check_number, check_texts
 from perdure.turn.sse import EventReader, ServerSentEvent, TooLong
@@ -44,7 +45,9 @@ class HttpEvents:
         tries: How often in a row a connection may fail, or end without an event.
         delay: Seconds before the second try, doubled each time, unless the stream says how long to wait.
         event_bytes: The longest event; a longer one is SourceFailed.
-        client: For all requests; one of its own for each when left out.
+        silence: Seconds without a byte, be it of a comment, after which the connection counts as broken; None waits
+            for ever, also for a service that is gone and could not say so.
+        client: For all requests, whose own timeouts do not count; one of its own for each when left out.
     """
 
     def __init__(
@@ -60,9 +63,11 @@ class HttpEvents:
         tries: int = 5,
         delay: float = 0.5,
         event_bytes: int = 1024 * 1024,
+        silence: float | None = 300,
         client: httpx.AsyncClient | None = None,
     ) -> None:
         check_number("HttpEvents(event_bytes)", event_bytes, 1)
+        self._limits = httpx.Timeout(30, read=None if silence is None else some_micros(silence, "silence") / SECOND)
         self._url = url
         self._method = method
         self._json = json
@@ -147,10 +152,11 @@ class HttpEvents:
         if after is not None:
             headers["Last-Event-ID"] = after
         method, json = (self._method, self._json) if url is None else ("GET", None)
-        client = self._client or httpx.AsyncClient(timeout=httpx.Timeout(30, read=None))
+        client = self._client or httpx.AsyncClient()
         try:
             sent = httpx.Headers(headers, encoding="utf-8")  # a run's id may be any text
-            async with client.stream(method, url or self._url, json=json, headers=sent) as response:
+            stream = client.stream(method, url or self._url, json=json, headers=sent, timeout=self._limits)
+            async with stream as response:
                 self._check(response, attached=url is not None)
                 yield response
         finally:
