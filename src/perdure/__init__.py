@@ -13,6 +13,7 @@ from perdure.engine.child import Child
 from perdure.engine.context import Context
 from perdure.engine.current import CurrentStep, StepInfo, current_step
 from perdure.engine.definition import Step, Workflow
+from perdure.engine.observer import Observer
 from perdure.engine.threaded import SyncContext
 from perdure.errors import (
     ChildFailed,
@@ -116,6 +117,7 @@ __all__ = [
     "Limits",
     "ManifestMismatch",
     "MapResult",
+    "Observer",
     "Pending",
     "PerdureError",
     "Pipeline",

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure import App, Command, Context, Flow, Pipeline, RunFilter, Webhook
-from perdure.engine.observer import Observer
+from perdure import App, Command, Context, Flow, Observer, Pipeline, RunFilter, Webhook
 from perdure.errors import InvalidName, InvalidOption
 from perdure.turn import ChatOptions
 

@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 
-from perdure import Context, Dedupe, Flow
-from perdure.engine.observer import Observer
+from perdure import Context, Dedupe, Flow, Observer
 
 
 class Watch(Observer):

@@ -62,7 +62,7 @@ class Observer:
         A stretch begins.
 
         Args:
-            run: With what was kept with it in `trace`.
+            run: With what was kept with it in `trace`. Its epoch is 1 the first time, unless it was paused before.
 
         Returns:
             What to keep with the run from now on; None for what there was. It is durable with the run's next commit.
