@@ -11,7 +11,7 @@ NAMES = [
     "Actor", "App", "AsyncTransaction", "Batch", "Child", "ChildFailed", "Codec", "Command", "Compressed", "Context",
     "CurrentStep", "Debounce", "Dedupe", "DurableResult", "Entry", "Event", "Flow", "InvalidInput", "JsonLines",
     "LeaseHeld", "LeaseLost", "Limits",
-    "ManifestMismatch", "MapResult", "Pending", "PerdureError", "Pipeline", "Queue", "Rate", "ReceiveTimedOut",
+    "ManifestMismatch", "MapResult", "Observer", "Pending", "PerdureError", "Pipeline", "Queue", "Rate", "ReceiveTimedOut",
     "RecordedError", "Remark", "Retry", "RetryAfter", "RunCancelled", "RunEvent", "RunFailed", "RunFilter", "RunFinished",
     "RunHandle", "RunInfo", "RunNotFound", "RunPaused", "RunTimedOut", "Stage", "StageContext", "StartConflict",
     "State", "Status", "Step", "StepInfo", "StepInterrupted", "StepTimedOut",

@@ -13,7 +13,8 @@ class Run:
     """The requests that a workflow has open, as its machine keeps them, and its waits."""
 
     def __init__(self):
-        self.machine = SimpleNamespace(wanted={})
+        self.machine = SimpleNamespace(wanted={}, children=[])
+        self.starting = []
         self.waits = Waits()
 
     def want(self, request):
@@ -34,7 +35,7 @@ class Run:
         del self.machine.wanted[request.key]
 
     def next(self):
-        found = self.waits.next_message(self.machine)
+        found = self.waits.next_message(self.machine, self.starting)
         return found and (found[0].id, *found[1])
 
 
@@ -155,6 +156,18 @@ def test_a_childs_end_waits_until_it_is_known_whose_it_is(run):
     assert run.next() == (0, second)
     run.settle(second)
     assert run.next() == (5, first)
+
+
+def test_a_childs_end_waits_until_the_start_of_another_call_is_answered(run):
+    """The other call would get the end of a child whose id it must not have."""
+    second = run.child("2", "c")
+    run.machine.children.append(start("2", "c"))
+    run.waits.deliver([message(5, "child:c")])
+    assert run.next() is None
+    run.starting, run.machine.children = run.machine.children, []
+    assert run.next() is None
+    run.starting = []
+    assert run.next() == (5, second)
 
 
 @pytest.mark.parametrize("told", [True, False])
