@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime, timedelta
 from functools import cache, lru_cache, partial
 from types import ModuleType
@@ -23,6 +23,7 @@ _REBUILT = frozenset(
 )
 _MAY_HOLD_SETS = frozenset({"any", "set", "frozenset"})
 _CONFIG = {"ser_json_inf_nan": "constants", "ser_json_bytes": "base64", "val_json_bytes": "base64"}
+_ITERATOR = "there is an iterator in it, whose items come only once; make a list of it"
 _SHOWN_PROBLEMS = 3
 _SHOWN_LENGTH = 500
 
@@ -233,7 +234,15 @@ def _may_hold_set(value: Any) -> bool:
 
 
 def _in_order(value: Any, plain: Any) -> Any:
-    """The JSON form of a value, with each list in it that stands for a set sorted."""
+    """
+    The JSON form of a value, with each list in it that stands for a set sorted.
+
+    Raises:
+        PydanticSerializationError: There is an iterator in it, such as a generator or an open file.
+    """
+    if isinstance(value, Iterator):
+        # Whoever looks at it takes its items away; kept would be what was left.
+        raise _core().PydanticSerializationError(_ITERATOR)
     if isinstance(value, set | frozenset) and isinstance(plain, list):
         return sorted(plain, key=_any_json())
     if isinstance(value, dict) and isinstance(plain, dict) and len(value) == len(plain):

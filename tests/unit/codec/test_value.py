@@ -281,6 +281,17 @@ def test_a_coroutine_in_place_of_a_value_is_a_forgotten_await(annotation):
         codec_for(annotation).encode(charge(), "The result of flow")
 
 
+@pytest.mark.parametrize(
+    "value",
+    [(n for n in range(3)), map(str, [1]), [zip([1], [2], strict=True)], {"a": {"b": iter([1])}}, Point(iter([1]), 2)],
+    ids=["generator", "map", "zip in a list", "deep", "in a dataclass"],
+)
+def test_an_iterator_is_not_stored_as_what_is_left_of_it(value):
+    """A step that returns `map(…)`, a generator or an open file would have an empty list for its result, in silence."""
+    with pytest.raises(NotSerializable, match="there is an iterator in it, whose items come only once; make a list"):
+        ANY.encode(value, "The result of step 'a'")
+
+
 def test_the_deepest_data_that_is_written_is_read():
     """The limits of writing and reading would differ."""
     assert there_and_back(Any, _deep(200)) == _deep(200)
