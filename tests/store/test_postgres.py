@@ -17,7 +17,7 @@ from perdure import App, Context, WorkerOptions
 from perdure.errors import InvalidOption, OperationRefused, SchemaMissing, SchemaTooNew, StoreError, StoreUnavailable
 from perdure.model.limits import Limits
 from perdure.model.queue import Queue
-from perdure.store.choose import behind, schema_sql, shown, store_at
+from perdure.store.choose import behind, schema_sql, shown, sqlite_path, store_at
 from perdure.store.migrate import migrations
 from perdure.store.operation import AsyncBody, Operation
 from perdure.store.pg import lasting
@@ -61,7 +61,7 @@ def test_a_schema_is_not_made_unasked():
 
     async def main() -> None:
         store = store_on(server().url())
-        with pytest.raises(SchemaMissing, match="perdure db migrate"):
+        with pytest.raises(SchemaMissing, match=r"There is no schema 's\d+_\d+' .* `perdure db migrate` makes a new one"):
             await store.connect(migrating=False)
 
     asyncio.run(main())
@@ -384,7 +384,26 @@ def test_the_doctor_on_postgres():
 def test_a_url_is_shown_without_its_password():
     """A password would be printed to a terminal or a log."""
     assert shown("postgresql://me:secret@host/db?schema=x") == "postgresql://me:***@host/db?schema=x"
+    assert shown("postgresql://me:se@c/ret@host/db") == "postgresql://me:***@host/db"
+    assert shown("postgresql:///db?user=me&password=secret&port=1") == "postgresql:///db?user=me&password=***&port=1"
     assert shown("sqlite:///a@b.db") == "sqlite:///a@b.db"
+    assert shown("postgresql://host:5432/db?user=me") == "postgresql://host:5432/db?user=me"
+    with pytest.raises(InvalidOption) as caught:
+        sqlite_path("mysql://me:secret@host/db")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("more", ["sslmode=perhaps", "port=often"])
+def test_a_url_that_the_driver_cannot_read_is_the_callers_mistake(more):
+    """It would be told as a value that Postgres cannot hold, with the exit code of a database that failed."""
+
+    async def main() -> None:
+        with pytest.raises(InvalidOption, match="^url: "):
+            await store_on(f"{server().url()}&{more}").connect()
+
+    asyncio.run(main())
+    with pytest.raises(InvalidOption, match="^url: Invalid IPv6 URL"):
+        address("postgresql://[host/db")
 
 
 @pytest.mark.parametrize(("more", "name"), [({}, "perdure"), ({"application_name": "shop"}, "shop")])

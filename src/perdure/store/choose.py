@@ -76,7 +76,7 @@ def sqlite_path(url: str) -> str:
     scheme, found, rest = url.partition("://")
     if not found or scheme != "sqlite":
         option = "url"
-        raise InvalidOption(option, f"{url!r} is none that perdure knows; {_KNOWN}")
+        raise InvalidOption(option, f"{shown(url)!r} is none that perdure knows; {_KNOWN}")
     path = rest.removeprefix("/")
     problem = ""
     if rest == "/":
@@ -89,7 +89,7 @@ def sqlite_path(url: str) -> str:
         problem = "no file has a NUL in its name"
     if problem:
         option = "url"
-        raise InvalidOption(option, f"{url!r}: {problem}")
+        raise InvalidOption(option, f"{shown(url)!r}: {problem}")
     return path or ":memory:"
 
 
@@ -107,8 +107,9 @@ def in_memory(url: str) -> bool:
 
 
 def shown(url: str) -> str:
-    """A URL without its password."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", url)
+    """A URL without its password, which may stand behind the user or in a parameter."""
+    hidden = re.sub(r"(?<=://)([^/@:?]*):[^?]*@", r"\1:***@", url)
+    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", hidden)
 
 
 def schema_sql(url: str, now: int, have: int = 0) -> str:

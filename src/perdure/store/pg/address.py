@@ -44,15 +44,22 @@ class Address:
 
         Args:
             settings: Of the session; a pooler would refuse them, so it gets none.
+
+        Raises:
+            InvalidOption: The driver cannot read the URL: its port, or one of the parameters that are the driver's.
         """
         server = {} if self.pooled else {"application_name": "perdure", **settings}
         if "application_name" in dict(parse_qsl(urlsplit(self.dsn).query)):
             # The driver would put ours over it.
             server.pop("application_name", None)
-        return await asyncpg.connect(
-            self.dsn, timeout=CONNECT_S, server_settings=server, statement_cache_size=0 if self.pooled else 200,
-            max_cached_statement_lifetime=0,
-        )  # fmt: skip
+        try:
+            return await asyncpg.connect(
+                self.dsn, timeout=CONNECT_S, server_settings=server, statement_cache_size=0 if self.pooled else 200,
+                max_cached_statement_lifetime=0,
+            )  # fmt: skip
+        except ValueError as error:  # the driver's only way to say that it cannot read the URL
+            option = "url"
+            raise InvalidOption(option, f"{error} ({self.where})") from error
 
     def on_standby(self, connection: asyncpg.Connection) -> bool:
         """Whether the server follows another one, and may lack its last commits."""
@@ -79,9 +86,13 @@ def address(url: str) -> Address:
     Everything that is not perdure's own (sslmode, …) goes to the driver.
 
     Raises:
-        InvalidOption: One of perdure's own parameters has a value that it does not know.
+        InvalidOption: It is no URL, or one of perdure's own parameters has a value that it does not know.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        option = "url"
+        raise InvalidOption(option, f"{error}; write postgresql://user@host/database") from error
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     schema = given.pop("schema", "perdure")
     pooler, listen = given.pop("pooler", "off"), given.pop("listen", None)

@@ -30,8 +30,14 @@ async def prepare(connection: asyncpg.Connection, schema: str, now: int, *, migr
     if have is None:
         return []
     if not migrating:
-        needed = f"{migrations('postgres')[-1].version} with its functions is needed"
-        problem = f"Schema {schema!r} has version {have}, and {needed}. Run `perdure db migrate`."
+        if have:
+            needed = f"{migrations('postgres')[-1].version} with its functions is needed"
+            problem = f"Schema {schema!r} has version {have}, and {needed}. Run `perdure db migrate`."
+        else:
+            problem = (
+                f"There is no schema {schema!r} of perdure's in this database. Check the URL; `perdure db migrate` "
+                "makes a new one, and so does `perdure worker`."
+            )
         raise SchemaMissing(problem)
     async with connection.transaction():
         await connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 0))", f"perdure {schema}")
