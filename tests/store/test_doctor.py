@@ -112,7 +112,7 @@ def test_a_healthy_database(path):
 
     (finding,) = run_virtual(main)
     assert (finding.code, finding.severity, finding.count) == ("size", "note", 8)
-    assert finding.examples[0] == "8 runs"
+    assert finding.message.startswith("The database holds 8 runs, ")
 
 
 def test_one_is_no_number_of_many(tmp_path):
@@ -126,7 +126,7 @@ def test_one_is_no_number_of_many(tmp_path):
             return [finding for finding in await app.client.doctor() if finding.code == "size"]
 
     (finding,) = run_virtual(main)
-    assert finding.message == "The database holds 1 run and 0 journal entries."
+    assert finding.message.startswith("The database holds 1 run, 0 journal entries, ")
 
 
 OUTBOX = (
@@ -185,6 +185,8 @@ CASES = [
         "update perdure_runs set queue = 'q', slot = 2 where id = 'waiter'", ADOPTED.format("waiter", "sleeper"),
     ]),
     ("poison", "held", ["update perdure_runs set reason = '{\"code\": \"poison\", \"at\": 0}' where id = 'held'"]),
+    ("stopped", "held: compensation_failed", [REASON.format('{"code": "compensation_failed", "at": 0}')]),
+    ("stopped", "held: internal_error", [REASON.format('{"code": "internal_error", "at": 0}')]),
     ("diverged", "held", [REASON.format(DIVERGED)]),
     ("status_unknown", "waiter (lost)", ["update perdure_runs set status = 'lost' where id = 'waiter'"]),
     ("end_incomplete", "done", ["update perdure_runs set finished_at = null where id = 'done'"]),

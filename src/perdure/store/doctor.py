@@ -104,6 +104,10 @@ CHECKS = (
     Check("poison", "warning", "ill_poison",
           "{count} run(s) are paused because their worker died again and again.",
           "Look for what kills the process (memory, a crash in native code), then resume them."),
+    Check("stopped", "warning", "ill_stopped",
+          "{count} run(s) are paused because of an error, and wait for an operator.",
+          "Look at them: perdure run show RUN. After compensation_failed decide with perdure run compensate; after "
+          "another error resume them when its cause is gone."),
     Check("diverged", "note", "ill_diverged",
           "{count} run(s) have been paused for more than a day because their code does not match their journal (I12).",
           "Restore the old behaviour or guard it with ctx.patched(…), then resume; or rerun them from an earlier step.",
@@ -226,4 +230,4 @@ async def _sizes(store: Store) -> Finding:
         *store.sizes(),
     ]
     what_to_do = "Nothing. `perdure db prune` removes runs that ended long ago."
-    return Finding("size", "note", f"The database holds {parts[0]} and {parts[1]}.", what_to_do, runs, parts)
+    return Finding("size", "note", f"The database holds {', '.join(parts)}.", what_to_do, runs, [])

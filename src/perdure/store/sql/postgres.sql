@@ -374,6 +374,12 @@ select count(*) over (), id from perdure_runs
 where status = 'paused' and perdure_json(reason) ->> 'code' = 'poison'
 order by number limit :most;
 
+-- name: ill_stopped(most)
+-- differs: jsonb.
+select count(*) over (), id || ': ' || (perdure_json(reason) ->> 'code') from perdure_runs
+where status = 'paused' and perdure_json(reason) ->> 'code' not in ('operator', 'poison', 'divergence')
+order by number limit :most;
+
 -- name: ill_diverged(since, most)
 -- differs: jsonb.
 select count(*) over (), id from perdure_runs

@@ -324,6 +324,13 @@ select count(*) over (), id from perdure_runs
 where status = 'paused' and json_valid(reason) and json_extract(reason, '$.code') = 'poison'
 order by number limit :most;
 
+-- name: ill_stopped(most)
+-- differs: json_extract.
+select count(*) over (), id || ': ' || json_extract(reason, '$.code') from perdure_runs
+where status = 'paused' and json_valid(reason)
+  and json_extract(reason, '$.code') not in ('operator', 'poison', 'divergence')
+order by number limit :most;
+
 -- name: ill_diverged(since, most)
 -- differs: json_extract.
 select count(*) over (), id from perdure_runs
