@@ -2,11 +2,12 @@
 
 import json
 import re
+from datetime import datetime
 
 import pytest
 from clikit import shop as kit
 
-from perdure import App, Context
+from perdure import App, Context, Retry, RunFailed
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*3\d(?:;\d+)*m")
 WIDE = "a-run-with-a-rather-long-identity-of-its-own"
@@ -217,6 +218,36 @@ def test_tail_from_a_place(shop):
     assert [json.loads(line)["seq"] for line in rest.splitlines()] == [2]
     people = shop.done("run", "tail", "a").out.splitlines()
     assert re.match(r"[\d-]+ [\d:]+\.\d{3} +1  step_completed +price  3$", people[0])
+
+
+def test_what_went_wrong_is_told_in_words(shop):
+    """Who looks why a run is late, or failed, would read JSON with microseconds and half a traceback."""
+    app = App("sqlite://")
+
+    @app.workflow
+    async def pay(ctx: Context) -> None:
+        await ctx.step("book", lambda: 1, compensate=lambda: None)
+        await ctx.step("charge", _refuse, retry=Retry(max_attempts=2, delay=0))
+
+    with pytest.raises(RunFailed):
+        shop.play(lambda app: _result(app, "pay", "a"), app)
+    out = shop.done("run", "show", "a").out
+    tried, undone = (next(line for line in out.splitlines() if f" {kind} " in line) for kind in _KINDS)
+    assert re.search(r"  next attempt [\d-]+ [\d:]+ after ConnectionError: no answer$", tried)
+    assert undone.endswith("  undoes book after ConnectionError: no answer")
+    whole = shop.done("run", "tail", "a", "--full").out
+    assert re.search(r"^ +next attempt [\d-]+ [\d:]+\n +ConnectionError: no answer\n +Traceback", whole, re.MULTILINE)
+    lines = [json.loads(line) for line in shop.done("run", "tail", "a", "--json").out.splitlines()]
+    (failed,) = [line["data"] for line in lines if line["kind"] == "attempt_failed"]
+    assert datetime.fromisoformat(failed["next_at"]).tzinfo
+
+
+_KINDS = ("attempt_failed", "compensating")
+
+
+def _refuse():
+    problem = "no answer"
+    raise ConnectionError(problem)
 
 
 def test_tail_stops_when_asked_to(shop):

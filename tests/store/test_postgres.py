@@ -61,7 +61,9 @@ def test_a_schema_is_not_made_unasked():
 
     async def main() -> None:
         store = store_on(server().url())
-        with pytest.raises(SchemaMissing, match=r"There is no schema 's\d+_\d+' .* `perdure db migrate` makes a new one"):
+        with pytest.raises(
+            SchemaMissing, match=r"There is no schema 's\d+_\d+' .* `perdure db migrate` makes a new one"
+        ):
             await store.connect(migrating=False)
 
     asyncio.run(main())
@@ -398,11 +400,11 @@ def test_a_url_that_the_driver_cannot_read_is_the_callers_mistake(more):
     """It would be told as a value that Postgres cannot hold, with the exit code of a database that failed."""
 
     async def main() -> None:
-        with pytest.raises(InvalidOption, match="^url: "):
+        with pytest.raises(InvalidOption, match=r"^url: "):
             await store_on(f"{server().url()}&{more}").connect()
 
     asyncio.run(main())
-    with pytest.raises(InvalidOption, match="^url: Invalid IPv6 URL"):
+    with pytest.raises(InvalidOption, match=r"^url: Invalid IPv6 URL"):
         address("postgresql://[host/db")
 
 

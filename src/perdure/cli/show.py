@@ -14,6 +14,7 @@ from perdure.cli.output import Output, brief, plain, status_text, took, visible,
 from perdure.client.client import Client
 from perdure.client.view import RunEvent, RunInfo, entry_data
 from perdure.clock import to_datetime
+from perdure.model.entry import Kind
 from perdure.model.run import RunFilter
 from perdure.model.status import Status
 
@@ -204,7 +205,7 @@ def _show_journal(out: Output, picture: Picture) -> None:
     begun = picture.info.created_at
     taken = 62 + min(40, max(len(event.key) for event in picture.journal))
     room = max(20, out.room - taken) if out.console.is_terminal else out.room
-    texts = [_short(event.data, room) for event in picture.journal]
+    texts = [_short(event, room) for event in picture.journal]
     columns: list[str | Column] = [
         Column("SEQ", justify="right"), Column("AFTER", no_wrap=True), Column("KIND", no_wrap=True),
         Column("KEY", overflow="fold"), Column("TRY", justify="right"), Column("TOOK", no_wrap=True),
@@ -226,21 +227,34 @@ def print_event(out: Output, event: RunEvent, *, full: bool) -> None:
     if full:
         out.text(head)
         if event.data is not None:
-            text = _error(event.data, full=True) or json.dumps(plain(event.data), indent=2, ensure_ascii=False)
+            text = _in_words(event, full=True) or json.dumps(plain(event.data), indent=2, ensure_ascii=False)
             out.text("\n".join(f"    {line}" for line in text.splitlines()))
     else:
-        out.text(f"{head}  {_short(event.data, max(20, out.room - len(head)))}".rstrip())
+        out.text(f"{head}  {_short(event, max(20, out.room - len(head)))}".rstrip())
     out.console.file.flush()
 
 
-def _short(data: Any, room: int) -> str:
-    """A payload in a few words: an error by its type and message, a time as such, other data as JSON."""
-    if data is None:
+def _short(event: RunEvent, room: int) -> str:
+    """An entry's data on one line."""
+    if event.data is None:
         return ""
+    text = _in_words(event, full=False)
+    return brief(event.data, room) if text is None else text[: room - 1] + "…" if len(text) > room else text
+
+
+def _in_words(event: RunEvent, *, full: bool) -> str | None:
+    """An entry's data for people: an error as Python would show it, a time as such; None for what is best as JSON."""
+    data = event.data
     if isinstance(data, datetime):
         return f"until {when(data)}"
-    error = _error(data, full=False)
-    return brief(data, room) if error is None else error[: room - 1] + "…" if len(error) > room else error
+    if event.kind == Kind.ATTEMPT_FAILED and "next_at" in data:
+        error = _error(data["error"], full=full)
+        return f"next attempt {when(data['next_at'])}" + ("\n" if full else " after ") + str(error)
+    if event.kind == Kind.COMPENSATING and not full:
+        return f"undoes {', '.join(data['steps'])} after {data['error']}"
+    if event.kind == Kind.PAUSED and not full:
+        return " ".join(f"{data['code']}: {data['message'] or ''}".split()).removesuffix(":")
+    return _error(data, full=full)
 
 
 def _error(data: Any, *, full: bool) -> str | None:

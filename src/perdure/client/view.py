@@ -135,6 +135,8 @@ def entry_data(kind: str, data: Any) -> Any:
         return None
     if kind in {Kind.TIMER_SET, Kind.RECEIVE_STARTED}:
         return to_datetime(data) if isinstance(data, int) else datetime.fromisoformat(data)
+    if kind == Kind.ATTEMPT_FAILED and "next_at" in data:  # a compensation's last attempt has no next one
+        return data | {"next_at": to_datetime(data["next_at"])}
     return _told(data) if kind == Kind.PAUSED else data
 
 
