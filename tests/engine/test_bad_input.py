@@ -364,6 +364,29 @@ def test_misused_calls(lab):
     ]  # fmt: skip
 
 
+def test_an_option_among_the_arguments_of_a_step(lab):
+    """Its body would be called with it, again and again, and fail with a TypeError that does not say where it goes."""
+
+    def book(flight: str) -> str:
+        return flight
+
+    def named(name: str) -> str:
+        return name
+
+    def anything(**given: int) -> dict[str, int]:
+        return given
+
+    async def flow(ctx: Context) -> list[Any]:
+        for step in (book, Step(book)):
+            with pytest.raises(InvalidOption, match=r"^compensate: .* ctx\.step\(book\.options\(compensate=…\), …\)"):
+                await ctx.step(step, "LH400", compensate=print)
+        return [await ctx.step(named, name="ada"), await ctx.step(anything, timeout=5)]
+
+    ended = lab.finish(flow)
+    assert ended.value == ["ada", {"timeout": 5}]
+    assert [entry.key for entry in ended.events if entry.kind == "step_completed"] == ["named", "anything"]
+
+
 def test_arguments_that_do_not_fit_the_body(lab):
     """Wrong arguments of a step would kill the run instead of failing the step."""
 

@@ -124,14 +124,14 @@ class Context:
             StepInterrupted: The worker died in an attempt that may run at most once.
         """
         self._machine.check()
-        if type(fn) is Step:
-            returns = fn.returns
-        elif isinstance(fn, str):
+        if isinstance(fn, str):
             fn, returns = closure(fn, args, kwargs)
             args, kwargs = (), {}
         else:
-            fn = self._registry.step_of(fn)
+            fn = fn if type(fn) is Step else self._registry.step_of(fn)
             returns = fn.returns
+            if kwargs:
+                fn.check_named(kwargs)
         return await self.want(fn, args, kwargs, returns, transactional=False)
 
     def want(

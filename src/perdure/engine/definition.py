@@ -127,6 +127,18 @@ class Step(Generic[P, R]):
         other.__dict__["returns"] = self.returns
         return other
 
+    def check_named(self, arguments: Mapping[str, Any]) -> None:
+        """
+        Look at the arguments that were given by name.
+
+        Raises:
+            InvalidOption: One is an option of steps, and none that the function takes.
+        """
+        for option in arguments:
+            if option in StepOptions.__dataclass_fields__ and not _takes(self.fn, option):
+                right = f"ctx.step({self.name}.options({option}=…), …)"
+                raise InvalidOption(option, f"it is an option of the step, and no argument of {self.name}(): {right}")
+
     @cached_property
     def returns(self) -> TypeCodec:
         """How its result is stored."""
@@ -178,6 +190,15 @@ def _returns_of(fn: Any) -> TypeCodec:
     if found is None:
         found = _returns[own] = CallCodec(own).returns
     return found
+
+
+def _takes(fn: Any, name: str) -> bool:
+    """Whether a function may have a parameter of this name."""
+    try:
+        parameters = inspect.signature(fn).parameters
+    except (TypeError, ValueError):  # some of those that are written in C do not tell
+        return True
+    return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def _of_module(fn: Any) -> bool:
