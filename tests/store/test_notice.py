@@ -1,6 +1,7 @@
 """Several processes on one Postgres: what one commits the others hear of, or find out by asking."""
 
 import asyncio
+import logging
 from contextlib import closing
 
 import pytest
@@ -129,6 +130,31 @@ def test_listening_goes_on_after_the_connection_broke(monkeypatch):
         await talk(url)
 
     within_time(main())
+
+
+def test_not_to_be_able_to_listen_is_said_once(monkeypatch, caplog):
+    """While a database is away its workers' logs would have a line a second that says the same."""
+    monkeypatch.setattr(notice, "RETRY_S", 0.0)
+    caplog.set_level(logging.INFO, "perdure.store")
+    real, failed = notice.Notice._connect, []
+
+    async def away(self):
+        if len(failed) < 5:
+            failed.append(self)
+            raise ConnectionError
+        return await real(self)
+
+    monkeypatch.setattr(notice.Notice, "_connect", away)
+
+    async def main() -> None:
+        async with worker_on(server().url()) as worker:
+            listener = worker.client.store._notice
+            while not listener.listening:
+                await listener.nudged.wait()
+                listener.nudged.clear()
+
+    within_time(main())
+    assert (len(failed), caplog.text.count("cannot listen")) == (5, 1)
 
 
 def test_a_notification_that_nobody_understands_is_a_reason_to_look():

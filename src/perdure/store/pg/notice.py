@@ -165,18 +165,22 @@ class Notice:
 
     async def _listen(self) -> None:
         """Keep a connection that listens, and tells."""
+        said = False  # once is enough, however long the database is away
         while True:
             try:
                 connection = await self._connect()
                 try:
                     await self._hear(connection)
                 finally:
+                    said = said and not self.listening
                     self._connection, self.listening = None, False
                     connection.terminate()
                     self.lost.set()
                     self.nudged.set()
             except FAILURES as error:
-                log.info("cannot listen for other processes' commits, asking for them instead: %s", error)
+                level = logging.DEBUG if said else logging.INFO
+                log.log(level, "cannot listen for other processes' commits, asking for them instead: %s", error)
+                said = True
             except Exception:
                 log.exception("cannot listen for other processes' commits, asking for them instead")
             await asyncio.sleep(RETRY_S)
