@@ -78,7 +78,7 @@ class Tick:
     What one round has done.
 
     Attributes:
-        claimed: How often a run was taken up; `ended` and `waiting` say what became of them.
+        claimed: How often a run was taken up; `ended`, `waiting` and `paused` say what became of them.
         taken_over: Runs of dead workers that were made due again.
         delivered, undelivered: Events that sinks have got, and deliveries that have failed.
         pruned: Finished runs that were removed as too old.
@@ -88,11 +88,15 @@ class Tick:
     claimed: int
     ended: int
     waiting: int
+    paused: int
     taken_over: int
     delivered: int
     undelivered: int
     pruned: int
     more: bool
+
+
+_BECAME = dict.fromkeys(("completed", "failed", "cancelled"), "ended") | {"paused": "paused"}
 
 
 class _Counting(Observer):
@@ -107,7 +111,7 @@ class _Counting(Observer):
 
     def left(self, run: Claimed, how: str, error: BaseException | None, at: int) -> None:  # noqa: ARG002 - as above
         """See `Observer.left`."""
-        self.counts["ended" if how in {"completed", "failed", "cancelled"} else "waiting"] += 1
+        self.counts[_BECAME.get(how, "waiting")] += 1
 
     def took_over(self, count: int) -> None:
         """See `Observer.took_over`."""
@@ -144,8 +148,8 @@ async def tick(app: App, *, seconds: float | timedelta = 20.0) -> Tick:
     async with app.variant().connected() as looking:
         more = await _due(looking)
     return Tick(
-        counts["claimed"], counts["ended"], counts["waiting"], counts["taken_over"], told["delivered"], told["failed"],
-        pruned, more,
+        counts["claimed"], counts["ended"], counts["waiting"], counts["paused"], counts["taken_over"],
+        told["delivered"], told["failed"], pruned, more,
     )  # fmt: skip
 
 

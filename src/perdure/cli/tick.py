@@ -10,6 +10,7 @@ import typer
 from perdure.cli.command import Session
 from perdure.cli.values import duration
 from perdure.errors import InvalidOption
+from perdure.oneshot import Tick
 from perdure.oneshot import tick as one_round
 
 
@@ -27,9 +28,16 @@ async def tick(
         option = "--app"
         raise InvalidOption(option, "name the app whose workflows are to be driven: --app module:attribute")
     done = await one_round(session.app.variant(url=session.url), seconds=duration(within, "--within"))
-    text = (
-        f"{done.claimed} run(s) taken up: {done.ended} ended, {done.waiting} wait; {done.taken_over} taken over; "
-        f"{done.delivered} event(s) delivered, {done.undelivered} not; {done.pruned} old run(s) removed; "
-        f"{'more is due' if done.more else 'nothing more is due'}."
-    )
-    session.out.result(asdict(done), text)
+    session.out.result(asdict(done), _in_words(done))
+
+
+def _in_words(done: Tick) -> str:
+    """What a round has done, without what it had no occasion to do."""
+    counts = (
+        ("taken over from dead workers", done.taken_over), ("taken up", done.claimed), ("ended", done.ended),
+        ("waiting", done.waiting), ("paused", done.paused), ("old ones removed", done.pruned),
+        ("events delivered", done.delivered), ("deliveries failed", done.undelivered),
+    )  # fmt: skip
+    told = ", ".join(f"{count:,} {what}" for what, count in counts if count)
+    more = "More is due." if done.more else "Nothing more is due." if told else "Nothing was due."
+    return f"Runs: {told}. {more}" if told else more
