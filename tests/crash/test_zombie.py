@@ -84,6 +84,7 @@ def test_blocked_loop_is_reported_but_not_robbed(place: Place):
 
     place.until(lambda: "spin_until" in worker.logged(), "the stack that blocks the loop")
     assert "the event loop has been blocked" in worker.logged()
+    assert "run_until_complete" not in worker.logged()  # how every process comes to its loop
     begun = place.value("select heartbeat_at from perdure_workers where number = ?", number)
     still = "select heartbeat_at - ? >= 3 * 1000000 from perdure_workers where number = ?"
     place.until(lambda: place.value(still, begun, number), "three leases")

@@ -7,7 +7,9 @@ import logging
 import sys
 import threading
 import traceback
+from asyncio import events
 from collections.abc import Callable
+from types import FrameType
 
 from perdure.clock import SECOND, Clock, elapsed
 from perdure.errors import StoreError
@@ -104,10 +106,16 @@ class Heartbeat:
             return
         self._reported = True
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the only way to see another thread's stack
-        stack = "".join(traceback.format_stack(frame)) if frame else ""
         log.warning(
             "the event loop has been blocked for more than %g s; the worker keeps its runs, but nothing moves. "
             "Move this into a step that is a plain function:\n%s",
             self._patience_s,
-            stack,
+            _stack(frame) if frame else "",
         )
+
+
+def _stack(frame: FrameType) -> str:
+    """Where a thread stands, from what its loop has called last: how the process came to its loop is known."""
+    frames = traceback.extract_stack(frame)
+    calls = [place for place, each in enumerate(frames) if each.filename == events.__file__]
+    return "".join(traceback.format_list(frames[calls[-1] + 1 :] if calls else frames))
