@@ -29,7 +29,11 @@ _CLASSES: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
         "The database cannot be written: check the file's and its folder's permissions",
     ),
     (apsw.PermissionsError, StoreReadOnly, "Access to the database is denied: check the file's permissions"),
-    (apsw.CantOpenError, StoreUnavailable, "The database cannot be opened: check that its folder exists and is yours"),
+    (
+        apsw.CantOpenError,
+        StoreUnavailable,
+        "The database cannot be opened: check that its folder exists and can be written, which reading needs too",
+    ),
     (apsw.NotADBError, StoreCorrupt, "The file is not an SQLite database; nothing was changed"),
     (apsw.CorruptError, StoreCorrupt, "The database is damaged: restore a backup, or try `sqlite3 FILE .recover`"),
     (apsw.IOError, StoreUnavailable, "The disk failed while the database was read or written"),
