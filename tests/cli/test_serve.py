@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import signal
 import socket
+import sys
 import threading
 import urllib.request
 from contextlib import contextmanager
@@ -21,6 +22,15 @@ def serving(terminal, *words):
     yield process, process.line()["url"]
     process.send(signal.SIGTERM)
     assert process.wait() == 0
+
+
+def test_without_its_extra_it_does_not_say_that_it_serves(terminal, monkeypatch):
+    """A script would take the address that it prints before it fails."""
+    terminal.done("db", "migrate", "--url", terminal.url)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    answer = terminal.run("serve", "--url", terminal.url, "--port", "0")
+    assert (answer.code, answer.out) == (2, "")
+    assert "pip install 'perdure[server]'" in answer.err
 
 
 def test_a_published_client_follows_a_run_that_another_process_drives(terminal):

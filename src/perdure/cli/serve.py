@@ -57,6 +57,7 @@ async def serve(
     EVERYBODY WHO CAN REACH THE PORT READS EVERY RUN AND WRITES EVERY STREAM. It drives no runs: `perdure worker` does.
     """
     configure(log_level, log_format, lambda: "", process="")
+    uvicorn = _uvicorn()
     decides = None if authorize is None else _function(authorize)
     if decides is None and not _here_only(host):
         log.warning("everybody who can reach %s may read every run and write every stream: use --authorize", host)
@@ -65,7 +66,7 @@ async def serve(
         server = app.stream_server(authorize=decides, origins=origin or ())
         address = f"http://{host}:{listening.getsockname()[1]}"
         with StopSignals() as stop:
-            serving = asyncio.ensure_future(_run(server, listening, stop))
+            serving = asyncio.ensure_future(_run(uvicorn, server, listening, stop))
             if session.out.as_json:
                 session.out.line({"event": "ready", "url": address})
             else:
@@ -74,8 +75,7 @@ async def serve(
             await serving
 
 
-async def _run(server: StreamServer, listening: socket.socket, stop: StopSignals) -> None:
-    uvicorn = _uvicorn()
+async def _run(uvicorn: Any, server: StreamServer, listening: socket.socket, stop: StopSignals) -> None:
     config = uvicorn.Config(
         server,
         log_config=None,
