@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -98,6 +100,19 @@ def test_help_does_not_import_pydantic():
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "doctor" in answer.stdout
     assert answer.stdout.splitlines()[-1] == "False"
+
+
+def test_an_interrupt_while_the_command_is_loaded_is_no_error():
+    """Ctrl-C in the first moments would print a traceback through other people's modules."""
+    code = (
+        "import sys\nclass Key:\n    def find_spec(self, name, *_):\n        if name == 'typer':\n"
+        "            raise KeyboardInterrupt\nsys.meta_path.insert(0, Key())\n"
+        "from perdure.cli.__main__ import main\nmain()"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (130, "", "")
+    scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts["perdure"] == "perdure.cli.__main__:main"
 
 
 def test_version(terminal):

@@ -153,7 +153,7 @@ def exit_codes(session: Session) -> None:
 
 
 def main() -> None:
-    """What the installed command calls."""
+    """What the installed command calls, once all this is loaded."""
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character is no reason to fail.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # text files of Python have it
