@@ -146,11 +146,13 @@ async def _serve(out: Output, named: App, serving: App, process: str, here: list
         async with serving:
             with named.lent(serving):
                 here += [serving.worker] if serving.worker else []
+                name = f"Worker {here[0].id}" if here else "The app"
                 _say_ready(out, serving)
                 await stop.told.wait()
                 driven = serving.worker.statistics["driven"] if serving.worker else 0
-                _say(out, "draining", f"Draining: {driven} runs are being driven.", signal=stop.by, driven=driven)
-        _say(out, "stopped", "Stopped. All runs are stored as they stand.")
+                text = f"{name} is draining: it drives {driven} run{'' if driven == 1 else 's'}."
+                _say(out, "draining", text, signal=stop.by, driven=driven)
+        _say(out, "stopped", f"{name} has stopped. All runs are stored as they stand.")
 
 
 def _say_ready(out: Output, app: App) -> None:
