@@ -50,7 +50,7 @@ STARTS = {
     "half a size": (lambda app: app.batch("gather", 1, size=2.5, wait=1), r"^size: 2.5 is not a whole number"),
     "one end by its letters": (
         lambda app: app.client.prune(older_than=1, statuses="done"),
-        r"^statuses: of \['done'\]",
+        r"^statuses: done cannot be pruned; name one",
     ),
     "too many at once": (lambda app: app.client.dead_letters("q", limit=9999), r"^limit: 9999 is not a whole number"),
     "less than one": (lambda app: app.client.retry_dead_letters("q", most=0), r"^most: 0 is not a whole number"),

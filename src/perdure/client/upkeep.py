@@ -89,7 +89,6 @@ def _ends(statuses: Iterable[Status]) -> set[Status]:
     option = "statuses"
     given = set(check_texts(option, statuses))
     if not given or not given <= TERMINAL:
-        raise InvalidOption(
-            option, f"of {sorted(given)} only completed, failed and cancelled can be pruned, or several"
-        )
+        told = ", ".join(sorted(given - TERMINAL)) or "none"
+        raise InvalidOption(option, f"{told} cannot be pruned; name one or more of completed, failed and cancelled")
     return {Status(status) for status in given}

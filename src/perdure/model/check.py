@@ -24,8 +24,8 @@ def check_number(option: str, value: object, least: float, most: float = math.in
     """
     kind = int if whole else int | float
     if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
-        span = f"{least} or more" if most == math.inf else f"from {least} to {most}"
-        raise InvalidOption(option, f"{value!r} is not a {'whole ' if whole else ''}number: it must be {span}")
+        span = f"of {least} or more" if most == math.inf else f"from {least} to {most}"
+        raise InvalidOption(option, f"{value!r} is not a {'whole ' if whole else ''}number {span}")
 
 
 def check_kind(option: str, value: object, kind: type) -> None:

@@ -16,14 +16,14 @@ def test_numbers_of_the_range_are_taken(value):
 @pytest.mark.parametrize("value", [0, 10, "5", None, True, 2.5, float("nan"), [1]])
 def test_what_is_no_number_of_the_range_is_refused(value):
     """A mistake in an option would show up later, as a TypeError of perdure's own."""
-    with pytest.raises(InvalidOption, match=r"size.* is not a whole number: it must be from 1 to 9"):
+    with pytest.raises(InvalidOption, match=r"size.* is not a whole number from 1 to 9"):
         check_number("size", value, 1, 9)
 
 
 @pytest.mark.parametrize("value", [0.5, "5", None, True, float("nan")])
 def test_what_is_no_number_at_all_is_refused(value):
     """As above, for numbers that need not be whole."""
-    with pytest.raises(InvalidOption, match=r"size.* is not a number: it must be 1 or more"):
+    with pytest.raises(InvalidOption, match=r"size.* is not a number of 1 or more"):
         check_number("size", value, 1, whole=False)
 
 
