@@ -12,7 +12,7 @@ from perdure.errors import StoreError
 from perdure.store.operation import (
     ASKING,
     CLAIMS,
-    ORDER,
+    PLACE,
     AsyncBody,
     Guarded,
     Line,
@@ -20,6 +20,7 @@ from perdure.store.operation import (
     Outcome,
     Row,
     is_lone_entry,
+    place_of,
 )
 from perdure.store.queries import Statement
 from perdure.store.sqlite_errors import UNSTORABLE, mapped
@@ -31,7 +32,6 @@ LOG_PAGES = 1_000
 """So many pages of the log are copied into the file at a time; then it is written anew from its beginning."""
 PAGE_BYTES = 4_096
 _MAY_AWAIT = "on SQLite it may await nothing but its transaction, as it keeps the whole file waiting"
-_PLACE = {name: place for place, name in enumerate(ORDER)}
 
 
 class SqliteTransaction:
@@ -239,7 +239,7 @@ class BatchRunner:
 
     def _execute(self, buckets: dict[str, list[tuple[Any, ...]]], outcomes: list[Outcome]) -> None:
         executemany = self._cursor.executemany
-        for name in sorted(buckets, key=_PLACE.__getitem__):
+        for name in sorted(buckets, key=PLACE.__getitem__):
             statement = self._statements[name]
             rows = executemany(statement.sql, buckets[name])
             if statement.tagged:
@@ -270,7 +270,7 @@ class BatchRunner:
         """Execute one operation's statements, in the order of `ORDER`; returns their rows."""
         execute, statements = self._cursor.execute, self._statements
         rows: list[Row] = []
-        for name, parameters in sorted(lines, key=_place) if len(lines) > 1 else lines:
+        for name, parameters in sorted(lines, key=place_of) if len(lines) > 1 else lines:
             statement = statements[name]
             if statement.tagged:
                 rows += [row[1:] for row in execute(statement.sql, (0, *parameters))]
@@ -278,10 +278,6 @@ class BatchRunner:
                 for _ in execute(statement.sql, parameters):
                     pass
         return rows
-
-
-def _place(line: Line) -> int:
-    return _PLACE[line[0]]
 
 
 def _typed(error: Exception, path: str, operation: Operation) -> Exception:

@@ -6,10 +6,8 @@ from typing import Any
 
 from perdure.clock import Clock
 from perdure.store.caller import Caller
-from perdure.store.operation import ORDER, Operation, Row
+from perdure.store.operation import Operation, Row, place_of
 from perdure.store.queries import statements
-
-_PLACE = {name: place for place, name in enumerate(ORDER)}
 
 
 class JoinedSqlite:
@@ -27,7 +25,7 @@ class JoinedSqlite:
     async def apply(self, operation: Operation) -> list[Row]:
         """See `Database.apply`; it is stored when the caller commits."""
         rows: list[Row] = []
-        for name, parameters in sorted(operation.lines, key=lambda line: _PLACE[line[0]]):
+        for name, parameters in sorted(operation.lines, key=place_of):
             statement = self._statements[name]
             if statement.tagged:
                 rows += [row[1:] for row in await self._caller.fetch(statement.sql, (0, *parameters))]

@@ -178,6 +178,7 @@ The order in which the statements of one batch run, whichever operations they co
 It makes any mix of operations right in one transaction: what checks ownership comes before what changes
 it, messages come before parking (which looks for them), wake-ups come after parking.
 """
+PLACE = {name: place for place, name in enumerate(ORDER)}
 ASKING = frozenset({"claim", "claim_line"})
 """Statements that ask for runs, those without a queue and those of one."""
 CLAIMS = ASKING | {"forget_spent", "line_up", "claim_held"}
@@ -255,6 +256,11 @@ def is_lone_entry(operation: Operation) -> bool:
         case [("fence", _), ("append", _)]:
             return operation.body is None
     return False
+
+
+def place_of(line: Line) -> int:
+    """Sorts the lines of an operation as `ORDER` has them."""
+    return PLACE[line[0]]
 
 
 Row = tuple[Any, ...]

@@ -16,7 +16,7 @@ from string import Template
 
 from perdure.clock import MAX_DURATION, SECOND
 from perdure.model.queue import REPLACED, UNBOUNDED
-from perdure.store.operation import ORDER
+from perdure.store.operation import ORDER, PLACE
 from perdure.store.pg.clock import NOW
 from perdure.store.pg.dialect import channel, in_function, literal, quoted, type_of, within
 from perdure.store.queries import read_sql, statements
@@ -39,7 +39,6 @@ _ROWS = "@rows"
 _ANSWER = "returning _p.tag"
 _GROUPS = re.compile(r"@groups\(([^)]*)\)")
 _MICROS = re.compile(r"@micros\(((?:[^()]|\([^()]*\))*)\)")
-_PLACE = {name: place for place, name in enumerate(ORDER)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ GROUP = 8
 
 def group_of(name: str) -> str:
     """What a work has to say when it has rows for this statement."""
-    return f"#{_PLACE[name] // GROUP}"
+    return f"#{PLACE[name] // GROUP}"
 
 
 def _blocks() -> str:
