@@ -28,7 +28,7 @@ from perdure.errors import (
     StoreError,
 )
 from perdure.store.load import find_run
-from perdure.store.operation import Guarded, Line, Operation, Row
+from perdure.store.operation import Guarded, Line, Operation, Row, is_stale
 from perdure.store.store import Store
 from perdure.store.transaction import Transaction
 
@@ -248,7 +248,7 @@ class Command:
         """
         for _ in range(TRIES):
             rows = await self._client.store.apply(self._operation(result, until))
-            if not any(row[0] == "stale" for row in rows):
+            if not is_stale(rows):
                 return
             ours = [row for row in await self._client.store.rows("command", *self.place) if row[1] == self.token]
             if not ours:

@@ -15,7 +15,7 @@ from perdure.model.check import check_number
 from perdure.model.event import STARTED
 from perdure.model.run import MAX_PAGE
 from perdure.store.load import find_run
-from perdure.store.operation import Line, Operation
+from perdure.store.operation import Line, Operation, is_stale
 from perdure.store.store import Store
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class Sinks:
         quiet: list[Line] = [("hush_entries", ()), ("hush_starts", ())]
         last = Operation([("guard_last_sink", (sink,))], body=lambda _transaction: [*lines, *quiet])
         rows = await self.store.apply(last)
-        if any(row[0] == "stale" for row in rows):
+        if is_stale(rows):
             await self.store.apply(Operation(lines))
 
     async def _tell_deliverers(self, lines: list[Line]) -> list[Any]:

@@ -17,7 +17,7 @@ from perdure.engine.request import StepRequest
 from perdure.errors import EngineSignal, PerdureError
 from perdure.model.entry import Entry, Kind
 from perdure.model.run import Claimed
-from perdure.store.operation import AsyncBody, Line, Odd, Row
+from perdure.store.operation import AsyncBody, Line, Odd, Row, is_stale
 from perdure.store.record import Record
 from perdure.store.transaction import AsyncTransaction, Transaction
 
@@ -63,7 +63,7 @@ class Transacting:
         """It has been committed, or was undone."""
         host, run, request, observer = self._host, self._run, self._request, self._host.observer
         problem: BaseException | None = error.raised if isinstance(error, Odd) else error
-        lost = error is None and any(row[0] == "stale" for row in rows)
+        lost = error is None and is_stale(rows)
         if lost or (problem is not None and self.given_up):
             problem = CancelledError()
         if observer is not None:

@@ -15,7 +15,7 @@ from perdure.errors import Overloaded, PerdureError, StoreError
 from perdure.model.entry import Kind
 from perdure.model.run import Claimed, Message
 from perdure.model.status import Status
-from perdure.store.operation import Row
+from perdure.store.operation import Row, is_stale
 from perdure.store.record import Record
 
 log = logging.getLogger("perdure.engine")
@@ -166,7 +166,7 @@ class Writer:
         taken: list[ChildStart] = []
         if rows:
             begun = [row[1] for row in rows if row[0] == "child"]
-            if any(row[0] == "stale" for row in rows):
+            if is_stale(rows):
                 self._lost()
                 return
             taken = [child for child in self.inserting if not _first(child.child_id, begun)]

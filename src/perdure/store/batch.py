@@ -20,6 +20,7 @@ from perdure.store.operation import (
     Outcome,
     Row,
     is_lone_entry,
+    is_stale,
     place_of,
 )
 from perdure.store.queries import Statement
@@ -255,7 +256,7 @@ class BatchRunner:
         self._connection.execute("savepoint perdure_alone")
         try:
             rows = self._run_lines(operation.lines)
-            if operation.body is not None and not any(row[0] == "stale" for row in rows):
+            if operation.body is not None and not is_stale(rows):
                 rows += self._run_lines(_run_body(operation.body, self._connection))
         except Exception as problem:
             if not self._connection.in_transaction:

@@ -16,7 +16,7 @@ from perdure.errors import Overloaded, StoreClosed
 from perdure.model.entry import Entry
 from perdure.model.run import End
 from perdure.store.changes import NOTHING, Changes
-from perdure.store.operation import Done, Operation, Outcome
+from perdure.store.operation import Done, Operation, Outcome, is_stale
 from perdure.store.record import appended
 
 log = logging.getLogger("perdure.store")
@@ -131,7 +131,7 @@ class Committer(ABC):
                 made_due = made_due or operation.makes_due
                 if watched:
                     changed |= operation.changed
-                if operation.end is not None and not any(row[0] == "stale" for row in rows):
+                if operation.end is not None and not is_stale(rows):
                     ended.update(dict.fromkeys(operation.changed, operation.end))
             if rows:
                 mail.update(row[1] for row in rows if row[0] in _MAIL_LABELS)

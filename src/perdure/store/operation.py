@@ -266,6 +266,12 @@ def place_of(line: Line) -> int:
 Row = tuple[Any, ...]
 """A row that came back: its label ("started", "stale", …), then its columns."""
 
+
+def is_stale(rows: list[Row]) -> bool:
+    """Whether a fence or a guard has said that what was to be changed is no longer what it was."""
+    return any(row[0] == "stale" for row in rows)
+
+
 Outcome = tuple[list[Row], "Exception | None"]
 """What became of an operation: its rows, or the error that kept it from being stored."""
 

@@ -13,7 +13,7 @@ from perdure import ids
 from perdure.clock import Clock, standing_still
 from perdure.errors import StoreError
 from perdure.store.batch import Probe
-from perdure.store.operation import Guarded, Operation, Outcome, Row
+from perdure.store.operation import Guarded, Operation, Outcome, Row, is_stale
 from perdure.store.pg.address import Address
 from perdure.store.pg.dialect import within
 from perdure.store.pg.errors import FAILURES, mapped
@@ -122,7 +122,7 @@ class Transactor:
                 return tuples(await connection.fetchval(self._answer, lane.name))
             ours = isinstance(operation.body, Guarded)
             rows = tuples(await connection.fetchval(self._run, work([operation.lines], locking=ours)))
-        if not any(row[0] == "stale" for row in rows):
+        if not is_stale(rows):
             lines = await run_body(operation, connection, self._clock)
             # The run's row is locked now only, or whoever has a message for it would wait for a user's function, and
             # everybody for their batch. If the row has changed since, this fails and all is done again.
