@@ -26,6 +26,8 @@ from perdure.codec.value import TypeCodec, codec_for
 from perdure.engine.artifact import load_artifact
 from perdure.engine.definition import Workflow
 from perdure.engine.outcome import cancel_request
+from perdure.engine.request import signal_topic
+from perdure.engine.waits import CANCEL
 from perdure.errors import PerdureError, RunFinished
 from perdure.model.run import Claimed, RunFilter, WorkerRow
 from perdure.model.status import Status
@@ -124,7 +126,7 @@ class Client(Starter[RunHandle[Any]], Steering, Queues, Upkeep, Commands, Sinks,
         Raises:
             RunNotFound: There is no such run.
         """
-        topic = f"signal:{ids.check_name('signal name', name)}"
+        topic = signal_topic(ids.check_name("signal name", name))
         row = await self.row(run_id)
         if row.owner is not None or row.finished or topic not in json.loads(row.waiting_for or "[]"):
             return False
@@ -153,7 +155,7 @@ class Client(Starter[RunHandle[Any]], Steering, Queues, Upkeep, Commands, Sinks,
         now = self._clock.now()
         message = self.payloads.seal(cancel_request(reason, compensate=compensate), "A reason")
         operation = Operation(makes_due=True)
-        operation.add("send", run_id, "control:cancel", None, message, now)
+        operation.add("send", run_id, CANCEL, None, message, now)
         operation.add("cancel", run_id, now)
         if not await self.store.apply(operation):
             row = await self.row(run_id)

@@ -18,7 +18,7 @@ from perdure.engine.history import (
     key_prefix,
     standing,
 )
-from perdure.engine.request import child_topic
+from perdure.engine.request import child_topic, signal_topic
 from perdure.engine.saga import SUFFIX
 from perdure.engine.waits import CANCEL, PAUSE
 from perdure.errors import IllegalMove, RunNotFound
@@ -142,7 +142,7 @@ async def _signals_back(store: Store, row: RunRow, dropped: list[Entry]) -> list
     keyed = {seq: message for seq, *message in await store.rows("taken_keyed", row.number, received[0].seq - 1)}
     lines: list[Line] = []
     for place, entry in enumerate(reversed(received), 1):
-        unkeyed = [f"signal:{name_in(entry.key)}", None, entry.data, entry.at]
+        unkeyed = [signal_topic(name_in(entry.key)), None, entry.data, entry.at]
         if entry.seq in keyed:
             lines.append(("drop_taken", (row.id, entry.seq)))
         lines.append(("restore", (row.id, place, *keyed.get(entry.seq, unkeyed))))

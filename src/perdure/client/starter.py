@@ -16,6 +16,7 @@ from perdure.codec.value import TypeCodec, codec_for
 from perdure.engine.definition import Registry, Workflow
 from perdure.engine.ledger import first_remarks
 from perdure.engine.observer import Observer
+from perdure.engine.request import signal_topic
 from perdure.errors import InvalidOption, RunFinished, StartConflict
 from perdure.model.check import check_number
 from perdure.model.ledger import Remarks
@@ -278,7 +279,7 @@ class Starter(ABC, Generic[H]):
         """Add a signal to what an operation does."""
         what = f"The payload of signal {name!r}"
         payload = self.payloads.seal(codec_for(Any).encode(data, what), what)
-        now, topic = self._clock.now(), f"signal:{ids.check_name('signal name', name)}"
+        now, topic = self._clock.now(), signal_topic(ids.check_name("signal name", name))
         if len(payload) > self._limits.inline_bytes:
             payload = shelve(operation, run_id, payload)
         operation.add("send", run_id, topic, key, payload, now)

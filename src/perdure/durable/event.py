@@ -9,6 +9,7 @@ from perdure.app import App
 from perdure.clock import to_datetime
 from perdure.codec.value import codec_for
 from perdure.durable.opened import reachable
+from perdure.engine.request import signal_topic
 from perdure.errors import RunFinished
 from perdure.store.load import resolve
 
@@ -71,7 +72,7 @@ async def find_event(run_id: str, name: str, *, store: App | str) -> Event | Non
 
 async def _find(app: App, run_id: str, name: str, *, accepted: bool) -> Event | None:
     client = app.client
-    rows = await client.store.rows("keyed", run_id, f"signal:{name}", KEY)
+    rows = await client.store.rows("keyed", run_id, signal_topic(name), KEY)
     if not rows:
         return None
     stored, sent_at = rows[0]

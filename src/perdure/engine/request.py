@@ -105,7 +105,7 @@ class ReceiveRequest(Request):
 
     def __init__(self, key: str, future: RunFuture, name: str, until: int | None) -> None:
         super().__init__(key, future)
-        self.topic = f"signal:{name}"
+        self.topic = signal_topic(name)
         self.until = until
 
 
@@ -150,6 +150,11 @@ class ChildStart(NamedTuple):
     chosen: bool
     terms: Terms = NO_TERMS
     fingerprint: str | None = None
+
+
+def signal_topic(name: str) -> str:
+    """The inbox topic of a signal."""
+    return f"signal:{name}"
 
 
 def child_topic(child_id: str) -> str:
