@@ -15,7 +15,7 @@ from perdure.client.handle import RunHandle
 from perdure.client.ledger import Ledger
 from perdure.client.pages import Pages
 from perdure.client.queue import Queues
-from perdure.client.restart import guarded
+from perdure.client.restart import guarded, unchanged
 from perdure.client.sink import Sinks
 from perdure.client.starter import Starter
 from perdure.client.steer import Steering
@@ -133,9 +133,7 @@ class Client(Starter[RunHandle[Any]], Steering, Queues, Upkeep, Commands, Sinks,
         more = Operation()
         # Between two waits the epoch changes, so this key is that of the one wait; the first message under it wins.
         self._send(more, run_id, name, f"answer:{row.epoch}", data)
-        guard = ("guard", (run_id, row.epoch, row.status))
-        rows = await self.store.apply(guarded([guard], more.lines, changed=(row.number,)))
-        return bool(rows) and rows[0][0] != "stale"
+        return await self._apply(guarded([unchanged(row)], more.lines, changed=(row.number,)))
 
     async def cancel(self, run_id: str, reason: str = "", *, compensate: bool = False) -> None:
         """

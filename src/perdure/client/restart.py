@@ -45,6 +45,11 @@ def guarded(guards: list[Line], lines: Iterable[Line], *, changed: Iterable[int]
     return Operation(guards, changed=changed, makes_due=True, body=Guarded(list(lines)))
 
 
+def unchanged(row: RunRow) -> Line:
+    """The guard that the run is still what it was when it was read: owner and status are the same."""
+    return ("guard", (row.id, row.epoch, row.status))
+
+
 Before = str | frozenset[str] | None
 """
 What to do again, with all that came after it.
@@ -130,8 +135,7 @@ async def rerun_of(store: Store, source: Snapshot, before: Before, now: int) -> 
     ]
     lines += await _signals_back(store, row, [entry for entry in history if entry.seq > keep])
     lines += await _children_again(store, row, history, keep, now)
-    guard = ("guard", (row.id, row.epoch, row.status))
-    return guarded([guard], lines, changed=(row.number,))
+    return guarded([unchanged(row)], lines, changed=(row.number,))
 
 
 async def _signals_back(store: Store, row: RunRow, dropped: list[Entry]) -> list[Line]:

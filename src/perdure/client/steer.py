@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from perdure import ids
 from perdure.client.handle import RunHandle
-from perdure.client.restart import Before, fork_of, guarded, rerun_of, snapshot
+from perdure.client.restart import Before, fork_of, guarded, rerun_of, snapshot, unchanged
 from perdure.client.stuck import known_names
 from perdure.clock import Clock
 from perdure.codec.payload import Payloads
@@ -91,7 +91,7 @@ class Steering(ABC):
             ("pause_idle", (row.id, row.epoch, text)),
             ("note", (row.id, row.epoch + 1, Kind.PAUSED.value, note, now)),
         ]
-        return guarded([_unchanged(row)], lines, changed=(row.number,))
+        return guarded([unchanged(row)], lines, changed=(row.number,))
 
     async def resume(self, run_id: str, *, skip: bool = False) -> None:
         """
@@ -116,7 +116,7 @@ class Steering(ABC):
             if skip:
                 skipped = json.dumps({"seq": seq})
                 lines.append(("note", (run_id, row.epoch + 1, Kind.SKIPPED.value, skipped, now)))
-            if await self._apply(guarded([_unchanged(row)], lines, changed=(row.number,))):
+            if await self._apply(guarded([unchanged(row)], lines, changed=(row.number,))):
                 return
         raise _changing(run_id)
 
@@ -150,7 +150,7 @@ class Steering(ABC):
             if decision != "retry":
                 told = self.payloads.seal(json.dumps({"decision": decision, "remark": remark}), "The remark")
                 lines.append(("resolve", (run_id, row.epoch + 1, key, told, now)))
-            if await self._apply(guarded([_unchanged(row)], lines, changed=(row.number,))):
+            if await self._apply(guarded([unchanged(row)], lines, changed=(row.number,))):
                 return
         raise _changing(run_id)
 
@@ -287,7 +287,7 @@ class Steering(ABC):
                 ("move_version", (run_id, row.epoch, target)),
                 ("note", (run_id, row.epoch + 1, Kind.MOVED.value, self.payloads.seal(note, "A move"), now)),
             ]
-            if await self._apply(guarded([_unchanged(row)], lines, changed=(row.number,))):
+            if await self._apply(guarded([unchanged(row)], lines, changed=(row.number,))):
                 return
         raise _changing(run_id)
 
@@ -307,10 +307,6 @@ def _resumption(row: RunRow, now: int) -> list[Line]:
         ("drop_control", (row.id, PAUSE)),
         ("note", (row.id, row.epoch + 1, Kind.RESUMED.value, "{}", now)),
     ]
-
-
-def _unchanged(row: RunRow) -> Line:
-    return ("guard", (row.id, row.epoch, row.status))
 
 
 def _changing(run_id: str) -> StoreBusy:
