@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -42,7 +41,6 @@ B = TypeVar("B")
 C = TypeVar("C")
 T = TypeVar("T")
 D = TypeVar("D")
-log = logging.getLogger("perdure.run")
 
 
 class Context:
@@ -84,15 +82,18 @@ class Context:
     def recorded(self) -> frozenset[str]:
         """The keys in the part of the journal that this replay has still before it, without the current branch."""
         self._machine.check()
-        task = asyncio.current_task(self._machine.loop)
-        prefix = task.branch.prefix if isinstance(task, RunTask) else ""
+        prefix = self._prefix()
         return frozenset(key.removeprefix(prefix) for key in self._machine.keys_ahead() if key.startswith(prefix))
 
     def withdraw(self, step: str) -> None:
         """Forget how to undo a step of this name in the current branch: it has ended, but is not done yet."""
         self._machine.check()
+        self._saga.withdraw(self._prefix() + step)
+
+    def _prefix(self) -> str:
+        """What the keys of the current branch begin with."""
         task = asyncio.current_task(self._machine.loop)
-        self._saga.withdraw((task.branch.prefix if isinstance(task, RunTask) else "") + step)
+        return task.branch.prefix if isinstance(task, RunTask) else ""
 
     # ------------------------------------------------------------------------------------- steps
     @overload
@@ -170,7 +171,7 @@ class Context:
             What `fn` returned. Its rows and this outcome are durable together.
         """
         self._machine.check()
-        step = fn if isinstance(fn, Step) else self._registry.step_of(fn)
+        step = self._registry.step_of(fn)
         return await self.want(step, args, {}, step.returns, transactional=True)
 
     # ------------------------------------------------------------------------------------- waiting
@@ -368,13 +369,12 @@ class Context:
         """
         self._machine.check()
         ids.check_name("scope", name)
-        outer = self._enter(self._machine.key(name) + "/")
-        task = asyncio.current_task(self._machine.loop)
+        key, task = self._machine.key(name), self._task()
+        outer, task.branch = task.branch, Branch(f"{key}/")
         try:
             yield
         finally:
-            if isinstance(task, RunTask):
-                task.branch = outer
+            task.branch = outer
 
     @overload
     async def map(
@@ -443,21 +443,20 @@ class Context:
         base = self._machine.key(ids.check_name("map", label))
 
         async def in_branch(place: int, item: Any) -> Any:
-            self._enter(f"{base}[{place}]/")
+            self._task().branch = Branch(f"{base}[{place}]/")
             return await run(item)
 
         from perdure.engine.combine import map_items  # noqa: PLC0415 - most workflows need not wait for it
 
         return await map_items(in_branch, items, concurrency=concurrency, min_success=min_success, tolerate=tolerate)
 
-    def _enter(self, prefix: str) -> Branch:
-        """Let the current task make keys with this prefix; returns the branch that it was in."""
+    def _task(self) -> RunTask:
+        """The task of the workflow that asks."""
         task = asyncio.current_task(self._machine.loop)
         if not isinstance(task, RunTask):
             problem = "it was called outside the tasks of the workflow"
             raise NotInWorkflow(problem)
-        outer, task.branch = task.branch, Branch(prefix)
-        return outer
+        return task
 
     async def race(self, *awaitables: Awaitable[R]) -> tuple[int, R]:
         """
