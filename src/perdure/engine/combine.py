@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -148,7 +148,7 @@ def _verdict(rules: _Rules, succeeded: dict[int, Any], errors: dict[int, BaseExc
     return "all_completed"
 
 
-async def _cancel(tasks: dict[asyncio.Task[Any], int]) -> None:
+async def _cancel(tasks: Collection[asyncio.Future[Any]]) -> None:
     for task in tasks:
         task.cancel()
     if tasks:
@@ -166,8 +166,4 @@ async def race(awaitables: Sequence[Awaitable[R]]) -> tuple[int, R]:
         winner = min(done, key=places.__getitem__)
         return places[winner], winner.result()
     finally:
-        losers = [task for task in places if not task.done()]
-        for task in losers:
-            task.cancel()
-        if losers:
-            await asyncio.wait(losers)
+        await _cancel([task for task in places if not task.done()])
