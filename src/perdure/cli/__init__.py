@@ -1,1 +1,1 @@
-"""The command line: `perdure run`, `worker`, `workers`, `db`, `doctor`."""
+"""The command line: `perdure`, and a module for each group of its commands."""

@@ -130,7 +130,7 @@ class Message(NamedTuple):
 
     Attributes:
         topic: "signal:<name>", "child:<run id>", "control:cancel" or "control:pause".
-        key: The sender's deduplication key.
+        key: The sender's deduplication key; of a child's topic, the key of the one call that it is for, None for all.
         data: Payload as stored.
         status, output, error, child_id: The child's end, when a child sent it.
     """
