@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from hashlib import blake2b, sha256
 from typing import Any
 
-from perdure.codec.value import ANY, ATOMS, dump_plain
+from perdure.codec.value import ANY, ATOMS, TEXT, dump_plain
 from perdure.errors import InvalidInput, NotSerializable
-
-_TEXT = frozenset({str})
 
 
 def canonical_json(value: Any, what: str = "A value") -> str:
@@ -86,7 +84,7 @@ def _sorted(value: Any, what: str) -> Any:
         return value
     if kind is list or kind is tuple:
         return [part if type(part) in ATOMS else _sorted(part, what) for part in value]
-    if kind is dict and (not value or _TEXT.issuperset(map(type, value))):
+    if kind is dict and (not value or TEXT.issuperset(map(type, value))):
         return {key: _sorted(value[key], what) for key in sorted(value)}
     if isinstance(value, Iterator):
         problem = "an iterator can be read only once"

@@ -14,6 +14,8 @@ from perdure.errors import InvalidInput, InvalidOption, NotSerializable
 
 ATOMS: frozenset[type] = frozenset({type(None), bool, int, float, str, bytes, date, datetime, timedelta})
 """Types whose values hold no other value."""
+TEXT: frozenset[type] = frozenset({str})
+"""Types of keys that JSON keeps."""
 
 # Schemas that pydantic rebuilds on validation, so that what comes out of it serialises without a warning
 # and has no names that could be aliased. Everything else takes the careful way, 2 µs longer.
@@ -24,6 +26,7 @@ _REBUILT = frozenset(
 _MAY_HOLD_SETS = frozenset({"any", "set", "frozenset"})
 _CONFIG = {"ser_json_inf_nan": "constants", "ser_json_bytes": "base64", "val_json_bytes": "base64"}
 _ITERATOR = "there is an iterator in it, whose items come only once; make a list of it"
+_SAME_KEYS = "keys of a dict in it are the same text in JSON, as 1 and '1' are; keys come back as texts"
 _SHOWN_PROBLEMS = 3
 _SHOWN_LENGTH = 500
 
@@ -90,7 +93,7 @@ class TypeCodec:
         for dump, plain in tool.forms:
             try:
                 data = dump(fit)
-                if tool.sets and _may_hold_set(fit):
+                if tool.sets and _needs_a_look(fit):
                     data = _any_json()(_in_order(plain(fit), plain(fit, mode="json")))
             except Exception as error:
                 raise _unawaited(what, value) or NotSerializable(what, _explain(error)) from error
@@ -221,16 +224,18 @@ def _kinds(schema: Any) -> Iterable[str]:
             yield from _kinds(part)
 
 
-def _may_hold_set(value: Any) -> bool:
-    """Whether a set may be in there; cheap for plain data. The value is known to have no cycles."""
+def _needs_a_look(value: Any) -> bool:
+    """Whether a set may be in there, or a key that is no text; cheap for plain data. It is known to have no cycles."""
     kind = type(value)
     if kind is dict:
+        if not TEXT.issuperset(map(type, value)):
+            return True
         parts: Iterable[Any] = value.values()
     elif kind is list or kind is tuple:
         parts = value
     else:
         return kind not in ATOMS
-    return not ATOMS.issuperset(map(type, parts)) and any(map(_may_hold_set, parts))
+    return not ATOMS.issuperset(map(type, parts)) and any(map(_needs_a_look, parts))
 
 
 def _in_order(value: Any, plain: Any) -> Any:
@@ -238,14 +243,17 @@ def _in_order(value: Any, plain: Any) -> Any:
     The JSON form of a value, with each list in it that stands for a set sorted.
 
     Raises:
-        PydanticSerializationError: There is an iterator in it, such as a generator or an open file.
+        PydanticSerializationError: There is an iterator in it, such as a generator or an open file, or a dict with
+            keys that are the same text.
     """
     if isinstance(value, Iterator):
         # Whoever looks at it takes its items away; kept would be what was left.
         raise _core().PydanticSerializationError(_ITERATOR)
     if isinstance(value, set | frozenset) and isinstance(plain, list):
         return sorted(plain, key=_any_json())
-    if isinstance(value, dict) and isinstance(plain, dict) and len(value) == len(plain):
+    if isinstance(value, dict) and isinstance(plain, dict):
+        if len(value) != len(plain):
+            raise _core().PydanticSerializationError(_SAME_KEYS)
         parts = zip(plain, value.values(), plain.values(), strict=True)
         return {key: _in_order(part, form) for key, part, form in parts}
     if isinstance(value, list | tuple) and isinstance(plain, list) and len(value) == len(plain):

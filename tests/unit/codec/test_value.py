@@ -282,6 +282,23 @@ def test_a_coroutine_in_place_of_a_value_is_a_forgotten_await(annotation):
 
 
 @pytest.mark.parametrize(
+    "value", [{1: "a", "1": "b"}, {True: 1, "true": 2}, [{"deep": {1.5: 1, "1.5": 2}}]], ids=["int", "bool", "deep"]
+)
+def test_keys_that_are_the_same_in_json_are_refused(value):
+    """One of two entries would be gone, in silence."""
+    with pytest.raises(NotSerializable, match="are the same text in JSON"):
+        ANY.settle(value, "A value")
+
+
+def test_keys_that_are_no_texts_come_back_as_texts():
+    """Every dict with numbers for keys would be refused."""
+    assert ANY.settle({2: {3: [1]}, None: {4}}, "A value") == (
+        '{"2":{"3":[1]},"None":[4]}',
+        {"2": {"3": [1]}, "None": [4]},
+    )
+
+
+@pytest.mark.parametrize(
     "value",
     [(n for n in range(3)), map(str, [1]), [zip([1], [2], strict=True)], {"a": {"b": iter([1])}}, Point(iter([1]), 2)],
     ids=["generator", "map", "zip in a list", "deep", "in a dataclass"],
