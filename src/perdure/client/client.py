@@ -66,17 +66,17 @@ class Client(Starter[RunHandle[Any]], Steering, Queues, Upkeep, Commands, Sinks,
         inserted: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
 
         def done(rows: list[Row], error: Exception | None) -> None:
+            # First, so that whoever waits for a short run does so before it ends, and need not read how it has ended.
+            if not inserted.done():
+                if error is None:
+                    inserted.set_result(rows)
+                else:
+                    inserted.set_exception(error)
             if rows:
                 claimed = Claimed(rows[0][1], *run)
                 adopter.adopt(claimed if trace is None else claimed._replace(trace=trace))
             else:
                 adopter.unreserve()
-            if inserted.done():
-                return
-            if error is None:
-                inserted.set_result(rows)
-            else:
-                inserted.set_exception(error)
 
         try:
             self.store.submit(operation, done)
