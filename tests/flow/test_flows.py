@@ -322,7 +322,7 @@ def test_parallel(lab):  # B020, B023
 
     ended = lab.finish(Flow("f").parallel("p", dict.fromkeys("xyz", slow)))
     assert ended.value == dict.fromkeys("xyz", "p")
-    assert ended.keys("step_completed") == ["p#x", "p#y", "p#z"]
+    assert sorted(ended.keys("step_completed")) == ["p#x", "p#y", "p#z"]  # who wakes first at one time is open
     assert ended.seconds == 10
 
 
