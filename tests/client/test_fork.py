@@ -346,3 +346,20 @@ def test_the_deadline_counts_from_the_fork(desk):
         assert desk.ran == {"one": 2}
 
     desk.play(main, flow)
+
+
+def test_a_fork_waits_for_signals_of_its_own(desk):
+    """What was said to one run would be taken for said to another."""
+
+    async def flow(ctx: Context) -> str:
+        return await ctx.receive("go", str, timeout=60, default="nothing")
+
+    async def main(app):
+        run = await app.start("flow", id="r")
+        await app.signal("r", "go", "on")
+        assert await run.result() == "on"
+        assert await (await app.client.fork("r", before="", id="f")).result() == "nothing"
+        await app.client.rerun("r", before="")
+        assert await run.result() == "on"
+
+    desk.play(main, flow)

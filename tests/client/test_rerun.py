@@ -295,6 +295,23 @@ def test_children_of_the_dropped_part_are_cancelled(desk):
     desk.play(main, child, parent)
 
 
+def test_a_child_with_an_id_of_its_own_is_found_as_it_ended(desk):
+    """What has a name of the user's choice would be done twice."""
+
+    async def child(ctx: Context) -> int:
+        desk.ran["child"] += 1
+        return desk.ran["child"]
+
+    async def parent(ctx: Context) -> list[int]:
+        return [await ctx.call("child", id="c"), await ctx.call("child")]
+
+    async def main(app):
+        assert await (await app.start("parent", id="p")).result() == [1, 2]
+        assert await again(app, "p") == [1, 3]
+
+    desk.play(main, child, parent)
+
+
 def test_a_step_gets_all_its_attempts_and_its_time_again(desk):
     """A step that failed for good would fail at once when it is run again, as its attempts and time are used up."""
     down = [True]

@@ -106,77 +106,53 @@ def test_every_call_hears_of_the_end_whatever_dies(perdure_kit, program):
     assert set(perdure_kit.crash_everywhere(program.__name__, "slow").result) == {20.0}
 
 
-async def two_workflows(ctx: Context) -> list:
-    return await asyncio.gather(told(ctx.call("slow", 20.0, id="x")), told(ctx.call("at_once", 5.0, id="x")))
+async def at_one_time(ctx: Context, name: str, seconds: float) -> list:
+    return await asyncio.gather(told(ctx.call("slow", 20.0, id="x")), told(ctx.call(name, seconds, id="x")))
 
 
-async def two_workflows_later(ctx: Context) -> list:
-    first, second = await ctx.start("slow", 20.0, id="x"), await ctx.start("at_once", 5.0, id="x")
+async def both_later(ctx: Context, name: str, seconds: float) -> list:
+    first, second = await ctx.start("slow", 20.0, id="x"), await ctx.start(name, seconds, id="x")
     await ctx.sleep(60)
     return [await told(first.result()), await told(second.result())]
 
 
-async def two_workflows_and_the_other_first(ctx: Context) -> list:
-    first, second = await ctx.start("slow", 20.0, id="x"), await ctx.start("at_once", 5.0, id="x")
+async def the_other_first(ctx: Context, name: str, seconds: float) -> list:
+    first, second = await ctx.start("slow", 20.0, id="x"), await ctx.start(name, seconds, id="x")
     await ctx.step("between", lambda: None)
     found = await told(second.result())
     return [await told(first.result()), found]
 
 
-async def two_inputs(ctx: Context) -> list:
-    return await asyncio.gather(told(ctx.call("slow", 20.0, id="x")), told(ctx.call("slow", 5.0, id="x")))
-
-
-async def two_inputs_later(ctx: Context) -> list:
-    first, second = await ctx.start("slow", 20.0, id="x"), await ctx.start("slow", 5.0, id="x")
-    await ctx.sleep(60)
-    return [await told(first.result()), await told(second.result())]
-
-
-async def two_inputs_and_the_other_first(ctx: Context) -> list:
-    first, second = await ctx.start("slow", 20.0, id="x"), await ctx.start("slow", 5.0, id="x")
-    await ctx.step("between", lambda: None)
-    found = await told(second.result())
-    return [await told(first.result()), found]
-
-
-async def another_workflow_behind_the_end(ctx: Context) -> list:
+async def the_other_behind_the_end(ctx: Context, name: str, seconds: float) -> list:
     first = await ctx.start("slow", 20.0, id="x")
     await ctx.sleep(60)
-    found = await told(ctx.call("at_once", 20.0, id="x"))
+    found = await told(ctx.call(name, seconds, id="x"))
     return [await told(first.result()), found]
 
 
-async def other_input_behind_the_end(ctx: Context) -> list:
-    first = await ctx.start("slow", 20.0, id="x")
-    await ctx.sleep(60)
-    found = await told(ctx.call("slow", 5.0, id="x"))
-    return [await told(first.result()), found]
+async def the_other_behind_the_result(ctx: Context, name: str, seconds: float) -> list:
+    return [await told(ctx.call("slow", 20.0, id="x")), await told(ctx.call(name, seconds, id="x"))]
 
 
-async def other_input_behind_the_result(ctx: Context) -> list:
-    return [await told(ctx.call("slow", 20.0, id="x")), await told(ctx.call("slow", 5.0, id="x"))]
-
-
-CONFLICTS = [
-    two_workflows, two_workflows_later, two_workflows_and_the_other_first, two_inputs, two_inputs_later,
-    two_inputs_and_the_other_first, another_workflow_behind_the_end, other_input_behind_the_end,
-    other_input_behind_the_result,
-]  # fmt: skip
+CONFLICTS = [at_one_time, both_later, the_other_first, the_other_behind_the_end, the_other_behind_the_result]
+OTHERS = [("at_once", 5.0), ("at_once", 20.0), ("slow", 5.0)]
+"""Another workflow, with other input and with the same; the same workflow with other input."""
 
 
 @pytest.mark.parametrize("cached", [0, 10])
+@pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("program", CONFLICTS)
-def test_two_children_under_one_id(lab, program, cached):
+def test_two_children_under_one_id(lab, program, other, cached):
     """A refusal would be told to the other call, or be lost, or the child's end be told to both, who want others."""
-    ended = lab.finish(program, others=[slow, at_once], settings={"cached_runs": cached})
+    ended = lab.finish(program, *other, others=[slow, at_once], settings={"cached_runs": cached})
     assert ended.value == [20.0, "conflict x"]
 
 
+@pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("program", CONFLICTS)
-def test_two_children_under_one_id_whatever_dies(perdure_kit, program):
+def test_two_children_under_one_id_whatever_dies(perdure_kit, program, other):
     """A worker that dies would take the refusal with it."""
-    assert perdure_kit.crash_everywhere(program.__name__).result == [20.0, "conflict x"]
+    assert perdure_kit.crash_everywhere(program.__name__, *other).result == [20.0, "conflict x"]
 
 
 @pytest.mark.parametrize("cached", [0, 10])

@@ -162,6 +162,23 @@ def test_a_service_that_falls_silent_is_asked_again():
     assert [method for method, *_ in asked] == ["POST", "GET"]
 
 
+@pytest.mark.parametrize(("silence", "read"), [(300, 300), (5, 5), (None, None)])
+def test_a_clients_own_timeouts_do_not_count(silence, read):
+    """A client as httpx makes it would break each connection off after five quiet seconds."""
+    asked = []
+
+    def answer(request):
+        asked.append(request.extensions["timeout"]["read"])
+        return httpx.Response(204)
+
+    async def main():
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer), timeout=1) as client:
+            await drained(HttpEvents("http://localhost", client=client, silence=silence).start("k"))
+
+    asyncio.run(main())
+    assert asked == [read]
+
+
 @pytest.mark.parametrize("silence", [0, -1, "soon"])
 def test_a_silence_that_is_none(silence):
     """Each connection would count as broken at once."""

@@ -284,7 +284,7 @@ class PrivateLoop(asyncio.AbstractEventLoop):
                 task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - it is we who drop it
             del task, tasks  # a failed task's traceback leads to this frame, and must not lead back to the task
             self.run_to_rest()
-        del main  # as above, from Python 3.12 on
+        del main  # as above; Python 3.13 has frames lead to their callers
         self.close()
 
     def is_running(self) -> bool:
