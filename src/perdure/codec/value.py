@@ -251,9 +251,10 @@ def _in_order(value: Any, plain: Any) -> Any:
         raise _core().PydanticSerializationError(_ITERATOR)
     if isinstance(value, set | frozenset) and isinstance(plain, list):
         return sorted(plain, key=_any_json())
-    if isinstance(value, dict) and isinstance(plain, dict):
-        if len(value) != len(plain):
+    if isinstance(value, dict) and isinstance(plain, dict) and len(value) > len(plain):
+        if not TEXT.issuperset(map(type, value)):
             raise _core().PydanticSerializationError(_SAME_KEYS)
+    elif isinstance(value, dict) and isinstance(plain, dict) and len(value) == len(plain):
         parts = zip(plain, value.values(), plain.values(), strict=True)
         return {key: _in_order(part, form) for key, part, form in parts}
     if isinstance(value, list | tuple) and isinstance(plain, list) and len(value) == len(plain):
